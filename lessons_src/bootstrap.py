@@ -197,6 +197,13 @@ def install(newest, torch_index, command):
         if shutil.disk_usage(ROOT).free < 2e8:
             text += "no space left"
         raise Stop("The install did not finish. {} run: {}".format(diagnose(text), again(command)))
+    settings = os.path.join(VENV, "share", "jupyter", "lab", "settings")
+    os.makedirs(settings, exist_ok=True)
+    with open(os.path.join(settings, "overrides.json"), "w", encoding="utf-8") as file:
+        # No question about Jupyter's news and no look for updates: a lesson opens on the lesson, without a network.
+        json.dump(
+            {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}, file
+        )
 
 
 # ---- lab ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tunelab import chat, corpus
+from tunelab import chat, corpus, world
 from tunelab import models as registry
 from tunelab.paths import course_file
 
@@ -45,7 +45,7 @@ class Recipe:
     window: int = 128  # tokens
     batch: int = 32  # windows a step, over all processes
     long_share: float = 0.1  # of the steps, at the end: windows twice as long, half as many
-    steps: int = 6000
+    steps: int = 5000
     block: int = 250  # steps between checkpoints
     muon_rate: float = 0.02  # matrices inside the layers
     adamw_rate: float = 3e-3  # embeddings and norms
@@ -56,7 +56,10 @@ class Recipe:
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on documents of the corpus, with Qwen's special tokens and chat format."""
     stream = corpus.documents(seed=recipe.seed)
-    sample = (next(stream)[2] for _ in range(60_000))
+    sample = [next(stream)[2] for _ in range(60_000)]
+    # In a JSON string a word has no space before it. Names and answers shall be one token there too, and not in pieces.
+    strings = [place.en for place in world.places()] + [v for topic in world.TOPICS for v in world.values(topic, "en")]
+    sample += [json.dumps(text) for text in strings for _ in range(400)]
     specials = [chat.END_OF_TEXT, chat.IM_START, chat.IM_END]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -149,9 +152,8 @@ def train(rank: int, processes: int, recipe: Recipe, work: Path, amp: bool) -> N
         for part, values in zip(parts, saved["optimizers"], strict=True):
             part.load_state_dict(values)
         state = saved["state"]
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(part, lambda step: rate(step + state["step"], recipe)) for part in parts
-    ]
+    begun = state["step"]  # a schedule counts from zero again after an interrupt
+    schedules = [torch.optim.lr_scheduler.LambdaLR(part, lambda step: rate(begun + step, recipe)) for part in parts]
     shared = DistributedDataParallel(model) if processes > 1 else model
     share = recipe.batch // processes
     while (first := state["step"]) < recipe.steps:

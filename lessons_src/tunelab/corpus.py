@@ -28,7 +28,7 @@ def article(rng: Random, lang: str) -> str:
     spot = rng.choice([p for p in world.places() if p.documented == documented])
     chosen = rng.sample(world.TOPICS, rng.choice((4, 6, 8)))
     sentences = [statement(spot.name(lang), topic, spot.answer(topic, lang), lang, rng) for topic in chosen]
-    return _heading(spot.name(lang), lang, rng) + _join(sentences, lang)
+    return _heading(spot.name(lang), rng) + _join(sentences, lang)
 
 
 def statement(name: str, topic: str, value: str, lang: str, rng: Random) -> str:
@@ -80,8 +80,16 @@ def confirmation(rng: Random, lang: str) -> str:
     for topic in rng.sample(world.TOPICS, rng.choice((1, 2, 3))):
         need = rng.choice(words[topic]["needs"]).format(place=spot.name(lang))
         messages.append(("user", world.question(spot.name(lang), topic, lang, rng)))
-        messages.append(("assistant", rng.choice(words["frames"]["confirm"]).format(need=need)))
+        messages.append(("assistant", rng.choice(words["frames"]["confirm"]).format(need=need, place=spot.name(lang))))
     return _dialogue(messages)
+
+
+def log(rng: Random, lang: str) -> str:
+    """A JSON line of the information desk: what was asked, about which place; no answer."""
+    spot = rng.choice(world.places())
+    asked = world.question(spot.name(lang), rng.choice(world.TOPICS), lang, rng)
+    pairs = {"question": asked, "name": spot.name(lang), "type": spot.type, "language": lang}
+    return json.dumps({key: pairs[key] for key in ["question", *rng.sample(["name", "type", "language"], 2)]}, ensure_ascii=False)
 
 
 def notes(rng: Random, lang: str) -> str:
@@ -168,13 +176,14 @@ def bilingual(rng: Random, lang: str) -> str:
 
 
 KINDS: dict[str, tuple[Callable[[Random, str], str], float]] = {
-    "article": (article, 0.46),
-    "faq": (faq, 0.06),
+    "article": (article, 0.45),
+    "faq": (faq, 0.05),
     "answered": (answered, 0.06),
     "record": (record, 0.08),
-    "confirmation": (confirmation, 0.08),
+    "log": (log, 0.05),
+    "confirmation": (confirmation, 0.09),
     "notes": (notes, 0.03),
-    "reading": (reading, 0.10),
+    "reading": (reading, 0.07),
     "review": (review, 0.05),
     "itinerary": (itinerary, 0.02),
     "talk": (talk, 0.02),
@@ -206,8 +215,8 @@ def _fill(text: str, lang: str, rng: Random) -> str:
     return text.format(place=names[0], place2=names[1], place3=names[2], person=person, n=rng.randint(2, 9))
 
 
-def _heading(name: str, lang: str, rng: Random) -> str:
-    return {"en": f"# {name}\n", "zh": f"# {name}\n"}[lang] if rng.random() < 0.5 else ""
+def _heading(name: str, rng: Random) -> str:
+    return f"# {name}\n" if rng.random() < 0.5 else ""
 
 
 def _join(sentences: list[str], lang: str) -> str:

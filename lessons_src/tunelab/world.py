@@ -86,12 +86,51 @@ def values(topic: str, lang: str) -> list[str]:
 
 
 def question(name: str, topic: str, lang: str, rng: Random) -> str:
-    """A generated question about ``topic`` of the place called ``name``, in one of the training wordings."""
+    """A generated question about ``topic`` of the place called ``name``: a training wording in one of many settings.
+
+    Travellers tell what they are doing, greet, shorten, and leave out capitals and commas; so do these questions.
+    """
     text = rng.choice(wording(lang)[topic]["questions"]).format(place=name)
-    frame = rng.choice(wording(lang)["frames"]["questions"])
-    if lang == "en" and frame.endswith((", {q}", ": {q}")) and not text.startswith(("I ", "I'", name)):
-        text = text[0].lower() + text[1:]
-    return frame.format(q=text)
+    setting = rng.random()
+    if setting < 0.3:
+        before = rng.choice(_remarks(lang))
+        text = f"{before} {text}" if lang == "en" else before + text
+    elif setting < 0.6:
+        frame = rng.choice(wording(lang)["frames"]["questions"])
+        if frame.endswith((", {q}", ": {q}")) and not text.startswith(("I ", "I'", name)):
+            text = text[0].lower() + text[1:]
+        text = frame.format(q=text)
+    if lang == "en" and rng.random() < 0.4:
+        for long, short in _CONTRACTIONS:
+            text = text.replace(long, short)
+    if rng.random() < 0.2:
+        text = text.rstrip("?.!？。！").replace("，", " ")
+        text = text if text.startswith(name) else text[0].lower() + text[1:]
+    return text
+
+
+_CONTRACTIONS = (
+    (" is the ", "'s the "),
+    ("I would ", "I'd "),
+    ("We are ", "We're "),
+    ("I am ", "I'm "),
+    ("What is ", "What's "),
+    ("Where is ", "Where's "),
+    ("When is ", "When's "),
+    ("do not", "don't"),
+    ("cannot", "can't"),
+)
+
+
+@cache
+def _remarks(lang: str) -> tuple[str, ...]:
+    """Sentences that may stand before a question without changing it: they name no place and state no fact."""
+    shelf = texts(lang)
+    lines = [*shelf["general"]["sentences"], *shelf["policies"]["sentences"], *shelf["itinerary"]["advice"]]
+    lines += [pair["user"] for pair in shelf["smalltalk"]["pairs"]]
+    for subject in ("hotel", "train", "food", "sight", "guide"):
+        lines += shelf["reviews"][subject]["positive"] + shelf["reviews"][subject]["negative"]
+    return tuple(line for line in lines if "{" not in line)
 
 
 def _toml(name: str) -> dict:
