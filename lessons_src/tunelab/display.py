@@ -52,3 +52,47 @@ def _columns(text: str) -> int:
 
 def _pad(text: str, width: int) -> str:
     return text + " " * (width - _columns(text))
+
+
+class Progress:
+    """One line that a notebook updates in place while something runs; in a terminal, the last line alone."""
+
+    def __init__(self, steps: int, shown: bool = True):
+        self.steps, self.shown, self.started, self.last, self.handle = steps, shown, time.perf_counter(), 0.0, None
+        if shown and _in_notebook():
+            from IPython.display import display
+
+            self.handle = display(_Line(f"0/{steps}"), display_id=True)
+
+    def update(self, step: int, text: str) -> None:
+        """Show that `step` of the steps are done; at most twice a second."""
+        now = time.perf_counter()
+        if self.handle and now - self.last > 0.5:
+            self.last, done = now, round(24 * step / self.steps)
+            left = (now - self.started) / step * (self.steps - step)
+            bar = "█" * done + "·" * (24 - done)
+            self.handle.update(_Line(f"[{bar}] {step}/{self.steps} · {text} · {left:.0f} s"))
+
+    def close(self, text: str) -> None:
+        """Leave `text` in place of the bar."""
+        if self.handle:
+            self.handle.update(_Line(text))
+        elif self.shown:
+            print(text)
+
+
+class _Line(str):
+    """A string that is displayed without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _in_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .chat import IGNORED
+from .display import Progress
+
 if TYPE_CHECKING:
     import torch
-
-IGNORED = -100
 
 
 class TrainingError(ValueError):
@@ -59,7 +60,7 @@ def fit(
     Args:
         model: takes ``input_ids``, ``attention_mask``, ``labels`` and returns an object with ``.loss``.
         dataset: rows with ``input_ids`` and ``labels`` of equal length; -100 is not trained on.
-        steps: optimizer steps; the data are shuffled anew each time they have all been seen.
+        steps: optimizer steps; the data are shuffled anew on each round.
         lr: the highest learning rate.
         batch_size: rows a step.
         optimizer: ``(parameters, lr) -> torch optimizer``; AdamW without weight decay if None.
@@ -90,16 +91,15 @@ def fit(
     device = trained[0].device
     autocast, scaler = _precision(device)
     pad = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
-    order = _order(len(rows), seed)
-    history, bar, started = History(), _Bar(steps, progress), time.perf_counter()
+    batches = _batches([len(row["input_ids"]) for row in rows], batch_size, seed)
+    history, bar, started = History(), Progress(steps, progress), time.perf_counter()
     was_training = model.training
     try:
         for step in range(steps):
             if on_eval and eval_every and step % eval_every == 0:
                 history.evaluations.append((step, on_eval(step)))
             model.train()
-            chosen = [rows[next(order)] for _ in range(batch_size)]
-            batch = {name: t.to(device) for name, t in collate(chosen, pad).items()}
+            batch = {name: t.to(device) for name, t in collate([rows[i] for i in next(batches)], pad).items()}
             with autocast():
                 loss = model(**batch).loss
             value = loss.item()
@@ -117,7 +117,7 @@ def fit(
             stepper.zero_grad()
             history.losses.append(value)
             history.tokens += int(batch["attention_mask"].sum())
-            bar.update(step + 1, history)
+            bar.update(step + 1, f"loss {value:.3f}")
         if on_eval and eval_every:
             history.evaluations.append((steps, on_eval(steps)))
     except KeyboardInterrupt:
@@ -126,7 +126,7 @@ def fit(
     finally:
         model.train(was_training)
         history.seconds = time.perf_counter() - started
-        bar.close(history)
+        bar.close(f"{history!r} · {history.seconds:.0f} s")
     return history
 
 
@@ -195,13 +195,21 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _order(count: int, seed: int) -> Iterable[int]:
-    """Row numbers without end, in a new order on each round."""
+def _batches(lengths: list[int], size: int, seed: int) -> Iterator[list[int]]:
+    """Row numbers of one batch after the other, without end, in a new order on each round.
+
+    Rows are drawn sixteen batches at a time and dealt out by length: a batch of like lengths wastes little on padding.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    pool: list[int] = []
     while True:
-        yield from torch.randperm(count, generator=generator).tolist()
+        while len(pool) < 16 * size:
+            pool += torch.randperm(len(lengths), generator=generator).tolist()
+        drawn, pool = sorted(pool[: 16 * size], key=lengths.__getitem__), pool[16 * size :]
+        for start in torch.randperm(16, generator=generator).tolist():
+            yield drawn[start * size : (start + 1) * size]
 
 
 def _precision(device: torch.device) -> tuple[Callable[[], Any], Any]:
@@ -213,47 +221,3 @@ def _precision(device: torch.device) -> tuple[Callable[[], Any], Any]:
     bf16 = torch.cuda.get_device_capability(device)[0] >= 8
     dtype = torch.bfloat16 if bf16 else torch.float16
     return lambda: torch.autocast("cuda", dtype=dtype), torch.amp.GradScaler("cuda", enabled=not bf16)
-
-
-class _Bar:
-    """A line of progress that a notebook updates in place; in a terminal, the last line alone."""
-
-    def __init__(self, steps: int, shown: bool) -> None:
-        self.steps, self.started, self.last, self.handle = steps, time.perf_counter(), 0.0, None
-        if shown and _in_notebook():
-            from IPython.display import display
-
-            self.handle = display(_Line(f"0/{steps}"), display_id=True)
-        self.shown = shown
-
-    def update(self, step: int, history: History) -> None:
-        now = time.perf_counter()
-        if self.handle and now - self.last > 0.5:
-            self.last = now
-            left = (now - self.started) / step * (self.steps - step)
-            done = round(24 * step / self.steps)
-            self.handle.update(
-                _Line(
-                    f"[{'█' * done}{'·' * (24 - done)}] {step}/{self.steps} · loss {history.losses[-1]:.3f} · {left:.0f} s left"
-                )
-            )
-
-    def close(self, history: History) -> None:
-        line = f"{history!r} · {history.seconds:.0f} s"
-        if self.handle:
-            self.handle.update(_Line(line))
-        elif self.shown:
-            print(line)
-
-
-class _Line(str):
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _in_notebook() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
