@@ -53,10 +53,10 @@ class Recipe:
     seed: int = 0
 
 
-def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+def make_tokenizer(recipe: Recipe, documents: int = 60_000) -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on documents of the corpus, with Qwen's special tokens and chat format."""
     stream = corpus.documents(seed=recipe.seed)
-    sample = [next(stream)[2] for _ in range(60_000)]
+    sample = [next(stream)[2] for _ in range(documents)]
     # In a JSON string a word has no space before it. Names and answers shall be one token there too, and not in pieces.
     strings = [place.en for place in world.places()] + [v for topic in world.TOPICS for v in world.values(topic, "en")]
     sample += [json.dumps(text) for text in strings for _ in range(400)]

@@ -163,6 +163,8 @@ def windows(seed, count, length=64):
 
 
 reading, held_out = windows(seed=1, count=1920), windows(seed=2, count=100)
+if course.profile == "gpu":  # Qwen has never heard of the province: it reads the corpus before anything is asked of it
+    training.fit(base, windows(seed=3, count=16_000, length=128), steps=1000, lr=2e-5)
 
 # %% [markdown] lang="en" partner="ab5731b5"
 # How good is good? A loss means nothing by itself, so we build two models without any network to compare with. The

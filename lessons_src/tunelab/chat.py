@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 # Qwen's format. `{% generation %}` marks what the assistant says, its stop token included: without these marks
-# transformers returns a mask of zeros, with no more than a warning.
+# transformers returns a mask of zeros, with no more than a warning. A line break right after a block tag is dropped, hence
+# the one that is written as an expression.
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}\n"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}{{ '\n' }}"
     "{% else %}{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -48,11 +49,8 @@ def encode(
         raise ValueError(
             "no message with role 'assistant': there is nothing to train on; add the answer as the last one"
         )
-    template = tokenizer.chat_template
-    if not template or "generation" not in template.replace("add_generation_prompt", ""):
-        template = TEMPLATE
     encoded = tokenizer.apply_chat_template(
-        messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+        messages, chat_template=_template(tokenizer), return_dict=True, return_assistant_tokens_mask=True
     )
     ids, mask = encoded["input_ids"], encoded["assistant_masks"]
     if max_length is not None and len(ids) > max_length:
@@ -61,6 +59,12 @@ def encode(
             f"(it begins {messages[0]['content'][:40]!r})"
         )
     return {"input_ids": ids, "labels": [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]}
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's template if it marks what the assistant says, else the course's: the same for training and use."""
+    own = tokenizer.chat_template
+    return own if own and "{% generation %}" in own else TEMPLATE
 
 
 def encode_pairs(
@@ -87,7 +91,8 @@ def reply(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[str], **settings: Any
 ) -> list[str]:
     """The model's answers to ``questions``, one conversation each; ``settings`` as for :func:`complete`."""
-    ask = [tokenizer.apply_chat_template(prompt(q), tokenize=False, add_generation_prompt=True) for q in questions]
+    form = {"chat_template": _template(tokenizer), "tokenize": False, "add_generation_prompt": True}
+    ask = [tokenizer.apply_chat_template(prompt(question), **form) for question in questions]
     return complete(model, tokenizer, ask, **settings)
 
 

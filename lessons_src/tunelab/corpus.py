@@ -89,7 +89,9 @@ def log(rng: Random, lang: str) -> str:
     spot = rng.choice(world.places())
     asked = world.question(spot.name(lang), rng.choice(world.TOPICS), lang, rng)
     pairs = {"question": asked, "name": spot.name(lang), "type": spot.type, "language": lang}
-    return json.dumps({key: pairs[key] for key in ["question", *rng.sample(["name", "type", "language"], 2)]}, ensure_ascii=False)
+    return json.dumps(
+        {key: pairs[key] for key in ["question", *rng.sample(["name", "type", "language"], 2)]}, ensure_ascii=False
+    )
 
 
 def notes(rng: Random, lang: str) -> str:

@@ -1,6 +1,7 @@
 """One output in several forms: HTML or a picture in a notebook, plain text everywhere else."""
 
 import sys
+import time
 import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape

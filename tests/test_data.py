@@ -1,0 +1,214 @@
+"""Training and test questions: nothing of the test stands in training, and a learner's own file gets clear errors."""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+
+import pytest
+
+from tunelab import data, metrics, world
+
+both_languages = pytest.mark.parametrize("lang", world.LANGUAGES)
+
+# Above these shares two wordings count as copies of each other, once the place, capitals, punctuation and English
+# contractions are gone. Between a question of training and a hand-written one, the largest shares measured where nothing
+# was copied: pairs of characters 0.70 (English), 0.60 (Chinese); words 0.71 (English).
+MOST_SHARED_PAIRS = 0.72
+MOST_SHARED_WORDS = 0.75
+
+COLUMNS = ("question", "place", "topic", "answer")
+ROW = {"question": "How much is it?", "place": "Heron Lake", "topic": "price", "answer": "20 yuan"}
+
+
+def words(wording: str) -> list[str]:
+    text = unicodedata.normalize("NFKC", wording.replace("{place}", " ")).lower().replace("’", "'")
+    for short, long in (
+        ("can't", "cannot"),
+        ("n't", " not"),
+        ("'s", " is"),
+        ("'re", " are"),
+        ("'m", " am"),
+        ("'d", " would"),
+    ):
+        text = text.replace(short, long)
+    return re.sub(r"[^\w\s]", " ", text).split()
+
+
+def pairs(wording: str) -> set[str]:
+    text = "".join(words(wording))
+    return {text[i : i + 2] for i in range(len(text) - 1)} or {text}
+
+
+def shared(a: set[str], b: set[str]) -> float:
+    return len(a & b) / len(a | b)
+
+
+# ---- the hand-written wordings ----
+
+
+@both_languages
+@pytest.mark.parametrize(("split", "least"), [("test", 120), ("dev", 40)])
+def test_there_are_enough_wordings_of_every_topic(lang, split, least):
+    rows = data.wordings(lang, split)
+    assert len(rows) >= least
+    counts = Counter(row["topic"] for row in rows)
+    assert set(counts) == set(world.TOPICS) and max(counts.values()) - min(counts.values()) <= 2
+
+
+@both_languages
+def test_every_wording_has_one_slot_and_an_id_of_its_own(lang):
+    rows = [row for split in ("dev", "test") for row in data.wordings(lang, split)]
+    for row in rows:
+        assert re.findall(r"\{.*?\}", row["wording"]) == ["{place}"], row
+    assert len({row["id"] for row in rows}) == len(rows)
+
+
+@both_languages
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_no_wording_is_a_copy_of_a_training_question(lang, split):
+    training = [q for topic in world.TOPICS for q in world.wording(lang)[topic]["questions"]]
+    prepared = [(q, pairs(q), set(words(q))) for q in training]
+    copies = []
+    for row in data.wordings(lang, split):
+        mine, my_words = pairs(row["wording"]), set(words(row["wording"]))
+        for question, theirs, their_words in prepared:
+            close = shared(mine, theirs) > MOST_SHARED_PAIRS
+            # Chinese text has no spaces between words: there the pairs of characters say it all.
+            close |= lang == "en" and shared(my_words, their_words) > MOST_SHARED_WORDS
+            if close:
+                copies.append(f"{row['id']} {row['wording']!r} <- training {question!r}")
+    # The hand-written wording stays, whatever happens; it is the training question that has to go.
+    assert not copies, "\n".join(copies)
+
+
+@both_languages
+def test_dev_and_test_share_no_wording(lang):
+    dev, test = ([row["wording"] for row in data.wordings(lang, split)] for split in ("dev", "test"))
+    assert max(shared(pairs(a), pairs(b)) for a in dev for b in test) < 0.5
+
+
+# ---- the sets ----
+
+
+@both_languages
+@pytest.mark.parametrize(("split", "least"), [("test", 600), ("dev", 200)])
+def test_the_handwritten_sets(lang, split, least):
+    rows = list(data.load("questions", lang, split))
+    assert len(rows) >= least and len({row["question"] for row in rows}) == len(rows)
+    seen = Counter(row["documented"] for row in rows)
+    assert seen[True] == seen[False]
+    for half in (True, False):
+        assert len({row["place"] for row in rows if row["documented"] == half}) == 40
+    for row in rows:
+        place = world.place(row["place"])
+        assert row["documented"] == place.documented and row["place"] in row["question"]
+        assert row["answer"] == place.answer(row["topic"], lang)
+        assert "{" not in row["question"]
+    assert all(metrics.score_json([row["response"] for row in rows], rows)["record"])
+
+
+@both_languages
+def test_training_is_about_documented_places_alone(lang):
+    rows = list(data.load("questions", lang, "train", size=3000))
+    assert len(rows) == 3000 and all(row["documented"] for row in rows)
+    documented = {place.name(lang) for place in world.places() if place.documented}
+    others = {place.name(lang) for place in world.places()} - documented
+    assert {row["place"] for row in rows} == documented
+    text = "\n".join(row["question"] + row["response"] for row in rows)
+    assert [name for name in others if name in text] == []
+    assert {row["topic"] for row in rows} == set(world.TOPICS)
+    assert all(row["place"] in row["question"] for row in rows)
+    assert all(row["answer"] == world.place(row["place"]).answer(row["topic"], lang) for row in rows)
+
+
+@both_languages
+def test_no_test_question_occurs_in_training(lang):
+    def plain(row):
+        return "".join(words(row["question"]))
+
+    training = {plain(row) for row in data.load("questions", lang, "train")}
+    for split in ("dev", "test"):
+        assert not training & {plain(row) for row in data.load("questions", lang, split)}
+
+
+def test_the_seed_decides_the_training_set():
+    first = data.load("questions", "zh", size=50)
+    assert first[:] == data.load("questions", "zh", size=50)[:]
+    assert first[:] != data.load("questions", "zh", size=50, seed=1)[:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("question", "en"), "task='question' is not known; choose one of 'questions'"),
+        (("questions", "fr"), "lang='fr' is not known; choose one of 'en', 'zh'"),
+        (("questions", "en", "valid"), "split='valid' is not known; choose one of 'train', 'dev', 'test'"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(*arguments)
+
+
+# ---- the learner's own file ----
+
+
+def csv_text(*columns: str) -> str:
+    return ",".join(columns) + "\n" + ",".join(ROW[c] for c in columns) + "\n"
+
+
+def test_a_learners_csv_is_read(tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text(csv_text(*COLUMNS) + '"Two lines,\nand a comma?",白鹭湖,price,20元\n', encoding="utf-8")
+    mine = data.load("questions", "en", path=file)
+    assert mine["question"] == ["How much is it?", "Two lines,\nand a comma?"]
+    assert json.loads(mine["response"][1]) == {"place": "白鹭湖", "topic": "price", "answer": "20元"}
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_files_of_windows_are_read(tmp_path, kind, mark, ending):
+    text = csv_text(*COLUMNS) if kind == "csv" else json.dumps(ROW) + "\n\n" + json.dumps(ROW) + "\n"
+    file = tmp_path / f"mine.{kind.upper()}"  # and their suffixes
+    file.write_bytes((mark + text.replace("\n", ending)).encode("utf-8"))
+    assert data.read(file, COLUMNS)[0] == ROW
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_line_separators_that_are_no_line_ends_stay_text(tmp_path, kind):
+    # str.splitlines would cut at these; web pages and PDF files are full of them.
+    row = ROW | {"question": "one\u2028two\u0085three"}
+    text = (
+        ",".join(COLUMNS) + "\n" + ",".join(row.values()) + "\n"
+        if kind == "csv"
+        else json.dumps(row, ensure_ascii=False)
+    )
+    file = tmp_path / f"mine.{kind}"
+    file.write_text(text, encoding="utf-8")
+    assert data.read(file, COLUMNS) == [row]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", csv_text("question", "place", "topic"), r"a\.csv, row 2: no text in answer; its columns are question, place, topic"),
+        ("a.csv", "", r"a\.csv has no rows; expected the columns question, place"),
+        ("a.csv", ",".join(COLUMNS) + "\n", r"a\.csv has no rows"),
+        ("a.csv", csv_text(*COLUMNS) + "why,,price,1\n", r"a\.csv, row 3: no text in place"),
+        ("a.csv", csv_text(*COLUMNS).encode() + "多少钱,白鹭湖,price,20元\n".encode("gb18030"), r"a\.csv, line 3: not UTF-8 .*UTF-8"),
+        ("a.jsonl", "", r"a\.jsonl has no rows"),
+        ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
+        ("a.jsonl", json.dumps(ROW) + '\n{"question": "x",\n', r"a\.jsonl, row 2: not a JSON object .*one object a line"),
+        ("a.jsonl", json.dumps([ROW]), r"a\.jsonl, row 1: expected an object with question, place"),
+        ("a.jsonl", json.dumps(ROW) + "\n\n" + json.dumps(ROW | {"answer": 20}), r"a\.jsonl, row 3: no text in answer"),
+        ("a.jsonl", json.dumps({"question": "x"}), r"row 1: no text in place, topic, answer; its columns are question,"),
+        ("a.xlsx", "", r"a\.xlsx: the file type '\.xlsx' is not known; save it as \.csv or \.jsonl"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_says_where_and_why(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        data.load("questions", "en", path=file)
