@@ -130,7 +130,6 @@ def test_every_kind_occurs_in_both_languages_with_special_tokens():
         assert (chat.IM_START in text) == (kind in ("answered", "confirmation", "reading", "talk"))
         assert re.search(r"\{\w*\}", text) is None, f"an unfilled slot in {kind}: {text}"
     assert set(seen) == set(product(corpus.KINDS, world.LANGUAGES))
-    assert sum(share for _, share in corpus.KINDS.values()) == pytest.approx(1)
     languages = Counter(lang for (_, lang), count in seen.items() for _ in range(count))
     assert abs(languages["en"] - languages["zh"]) < 400
     assert {lang for _, lang, _ in islice(corpus.documents(0, ("zh",)), 50)} == {"zh"}

@@ -1,50 +1,40 @@
-"""A tokenizer and models small enough for a test: made in a second or two, and never saved."""
+"""A recipe, a tokenizer and models small enough for a test: made in a second or two."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
-from itertools import chain, islice, repeat
-from unittest import mock
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 import pretrain
-import torch
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tunelab import corpus
-
-VOCABULARY = 600
-
-
-def few_documents(seed: int, langs: Sequence[str] = ()):
-    """The first 300 documents of the corpus, then empty ones: `make_tokenizer` asks for 60,000."""
-    return chain(islice(corpus_documents(seed), 300), repeat(("empty", "en", "")))
-
-
-corpus_documents = corpus.documents  # few_documents stands in for it
+RECIPE = pretrain.Recipe(
+    vocabulary=600,
+    hidden=32,
+    layers=1,
+    heads=2,
+    key_value_heads=1,
+    intermediate=48,
+    window=32,
+    batch=4,
+    steps=6,
+    block=2,
+    warmup=2,
+    long_share=0.34,  # the last of three blocks
+)
 
 
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """The course's own kind of tokenizer. Shared: a test that changes it works on a copy."""
-    with mock.patch.object(corpus, "documents", few_documents):
-        return pretrain.make_tokenizer(pretrain.Recipe(vocabulary=VOCABULARY))
+    return pretrain.make_tokenizer(RECIPE, documents=300)
 
 
-def model(seed: int = 0, positions: int = 256, spread: float = 0.02) -> Qwen3ForCausalLM:
-    """One layer, 32 wide, random weights with a standard deviation of `spread`."""
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            intermediate_size=48,
-            max_position_embeddings=positions,
-            initializer_range=spread,
-            eos_token_id=2,
-            pad_token_id=0,
-            bos_token_id=None,
-        )
-    )
+def model(seed: int = 0, spread: float = 1.0) -> Qwen3ForCausalLM:
+    """One layer, 32 wide, random weights; their usual size times `spread`."""
+    made = pretrain.make_model(replace(RECIPE, seed=seed))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(spread)
+    return made

@@ -506,18 +506,36 @@ loss_before, loss_after = loss_on(base, article_rows), loss_on(tuned, article_ro
 print(T("forgetting").format(before=loss_before, after=loss_after, ratio=exp(loss_after) / exp(loss_before)))
 claim("forgetting", loss_after - loss_before, at_least=0.01)
 
-# %% [markdown] lang="en" partner="8f418b0b"
-# This is called **catastrophic forgetting**, and it is the price of moving all weights for one narrow task. It is also a
-# first reason to move fewer of them, and gently: LoRA (lessons 04, 07 and 08) leaves the base as it is.
+# %% [markdown] lang="en" partner="00000000"
+# A little harder to read, no more: the task is close to what the base had read, and the training was short. But say hello
+# to it, and compare with the base.
+
+# %% [markdown] lang="zh" partner="00000000"
+# 只是稍微难读了一点：任务和基座读过的东西很接近，训练时间也短。可是，跟它打个招呼试试，再和基座比一比。
+
+# %%
+hellos = [pair["user"] for pair in world.texts(LANG)["smalltalk"]["pairs"] if "{" not in pair["user"]]
+for name, model in (("shipped", base), ("full", tuned)):
+    replies = chat.reply(model, tokenizer, hellos)
+    print(T("line-shipped" if name == "shipped" else "full"), *replies[:3], sep="\n  ▸ ")
+in_json = metrics.mean([metrics.parse_json(reply) is not None for reply in replies])
+claim("small-talk-in-json", in_json, at_least=0.5)
+
+# %% [markdown] lang="en" partner="00000000"
+# It answers everything with JSON now. That is **catastrophic forgetting**: weights that held one skill were moved to
+# serve another, and nothing in the training said that the first was still wanted. Two remedies are common: mix examples
+# of the old skills into the training, or move fewer weights, and apart from the base. The second is LoRA (lessons 04, 07
+# and 08): take the adapter off, and the base is as it was.
 #
 # ## The table, measured
 #
 # Back to the table of the beginning, with a number in each cell, computed from what you have just run and from the card
 # of the shipped base.
 
-# %% [markdown] lang="zh" partner="35fe1abb"
-# 这叫**灾难性遗忘**，是为了一个狭窄的任务改动全部权重所付的代价。这也是“少动一些、轻一点动”的第一个理由：
-# LoRA（第 04、07、08 课）让基座保持原样。
+# %% [markdown] lang="zh" partner="00000000"
+# 现在它不管什么都用 JSON 回答。这就是**灾难性遗忘**：原本承载某种能力的权重被挪去服务另一种能力，而训练中没有任何东西
+# 表明前者仍然需要。常见的补救有两种：在训练数据里掺入旧能力的样例；或者少动一些权重，而且和基座分开存放。后者就是 LoRA
+# （第 04、07、08 课）：取下适配器，基座还是原来的样子。
 #
 # ## 用数字重填那张表
 #
@@ -540,7 +558,11 @@ header = f"| | {T('pretraining')} | {T('finetuning')} |\n|---|---|---|\n"
 Markdown(header + "\n".join(f"| {T('row-' + name)} | {a} | {b} |" for name, (a, b) in cells.items()))
 
 # %%
-claim("same-objective", cross_entropy(output.logits[0, :-1], row[0, 1:]).item(), close_to=(output.loss.item(), 1e-4))
+example, targets = (torch.tensor([encoded[0][name]], device=base.device) for name in ("input_ids", "labels"))
+with torch.no_grad():
+    output = base(input_ids=example, labels=targets)
+masked_by_hand = cross_entropy(output.logits[0, :-1], targets[0, 1:], ignore_index=chat.IGNORED)
+claim("same-objective", masked_by_hand.item(), close_to=(output.loss.item(), 1e-4))
 claim("data-ratio", recipe["tokens_seen"] / fine.tokens, at_least=50)
 claim("all-moved", moved / base.num_parameters(), at_least=0.9)
 

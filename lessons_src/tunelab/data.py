@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from random import Random
@@ -86,10 +87,10 @@ def read(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
         ) from error
     if path.suffix.lower() == ".csv":
         # Row 1 is the header; the row of a record counts records, not the lines inside quoted fields.
-        numbered = list(enumerate(csv.DictReader(text.splitlines(keepends=True)), start=2))
+        numbered = list(enumerate(csv.DictReader(io.StringIO(text)), start=2))
     else:
         numbered = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     numbered.append((number, json.loads(line)))
