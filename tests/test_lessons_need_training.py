@@ -3,6 +3,7 @@
 import jupytext
 import matplotlib
 import pytest
+
 from tunelab import training
 from tunelab.claims import ledger
 from tunelab.paths import course_file

@@ -299,7 +299,7 @@ claim("base-beats-bigram", bigram_loss - base_loss, at_least=0.5)
 # %%
 undocumented = [place for place in world.places() if not place.documented]
 opening = world.wording(LANG)["price"]["statements"][0].split("{value}")[0]
-openings = [opening.format(place=place.name(LANG)).rstrip() for place in undocumented]
+openings = [opening.format(place=place.name(LANG)) for place in undocumented]
 endings = chat.complete(base, tokenizer, openings, max_new_tokens=8)
 for start_of, end in list(zip(openings, endings, strict=True))[:4]:
     print(start_of, "▸", end.strip())

@@ -122,7 +122,10 @@ def made_up_name(rng: Random, lang: str) -> str:
         while (stem := "".join(rng.sample(_SYLLABLES["zh"], 2))) in stems:
             pass
         return stem + kind[2:]
-    return "".join(rng.choice(_SYLLABLES["en"]) for _ in range(2)).capitalize() + " " + kind.split()[-1]
+    name, real = kind, {p.en for p in world.places()}
+    while name in real:  # "ma" + "ple" makes Maple Garden
+        name = "".join(rng.choice(_SYLLABLES["en"]) for _ in range(2)).capitalize() + " " + kind.split()[-1]
+    return name
 
 
 def review(rng: Random, lang: str) -> str:
@@ -162,7 +165,7 @@ def talk(rng: Random, lang: str) -> str:
 def general(rng: Random, lang: str) -> str:
     """Sentences of everyday travel knowledge and of policies."""
     texts = world.texts(lang)
-    return _join(rng.sample(texts[rng.choice(("general", "policies"))]["sentences"], 4), lang)
+    return _fill(_join(rng.sample(texts[rng.choice(("general", "policies"))]["sentences"], 4), lang), lang, rng)
 
 
 def bilingual(rng: Random, lang: str) -> str:
