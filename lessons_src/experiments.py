@@ -20,9 +20,9 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 from tunelab import chat, corpus, data, metrics, models, training, world
 from tunelab.paths import course_file
 
-STEPS, BATCH = 450, 16
-RATES = {"full": 1e-3, "lora": 5e-3, "scratch": 3e-3}  # chosen on the dev wordings, see `--sweep`
-SWEEP = {"full": (5e-4, 1e-3, 2e-3), "lora": (2.5e-3, 5e-3, 1e-2), "scratch": (1e-3, 3e-3, 6e-3)}
+STEPS, BATCH = 250, 16
+RATES = models.RATES["tiny"]
+SWEEP = {"full": (1e-3, 2e-3, 4e-3), "lora": (2.5e-3, 5e-3, 1e-2), "scratch": (1e-3, 3e-3, 6e-3)}
 
 
 def prepared(method: str, base: str, seed: int):

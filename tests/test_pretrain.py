@@ -77,7 +77,10 @@ def test_a_run_of_another_recipe_is_not_continued(make_pretrain, tmp_path, monke
     with pytest.raises(SystemExit) as stopped:
         make_pretrain("model")
     assert stopped.value.code == 2
-    assert "model-work holds a run of another recipe or corpus: delete it, or name another folder" in capsys.readouterr().err
+    assert (
+        "model-work holds a run of another recipe or corpus: delete it, or name another folder"
+        in capsys.readouterr().err
+    )
     assert [file.name for file in work.iterdir()] == ["recipe.json"]
     (work / "recipe.json").unlink()
     with pytest.raises(AssertionError, match="the run went on"):

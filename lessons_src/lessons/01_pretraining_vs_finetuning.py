@@ -86,13 +86,13 @@ course = start("01", LANG)
 #
 # A language model reads tokens and guesses the next one. So any text is a row of small exam questions, with the answers
 # printed right behind. Here is one sentence, cut into tokens, and the questions that it contains. (The tokenizer was
-# trained for this course; a digit, and a Chinese character, is always a token of its own.)
+# trained for this course: a digit and a Chinese character are tokens of their own, a space belongs to the word before it.)
 
 # %% [markdown] lang="zh" partner="187cee9e"
 # ## 第 1 步 · 标签从哪里来
 #
 # 语言模型读入一串词元（token），猜下一个词元是什么。所以任何一段文字都是一排小考题，答案就印在题目后面。下面把一句话
-# 切成词元，看看里面藏着哪些考题。（分词器是为本课训练的：一个数字、一个汉字，总是单独一个词元。）
+# 切成词元，看看里面藏着哪些考题。（分词器是为本课训练的：一个数字、一个汉字各是一个词元，英文的空格归前一个单词。）
 
 # %%
 from random import Random
@@ -383,7 +383,7 @@ claim("mask-is-answer", tokenizer.decode(trained_on), equals=train[0]["response"
 import copy
 
 tuned = copy.deepcopy(base)  # the untouched base is needed again
-fine = training.fit(tuned, encoded, steps=120, lr=1e-3)
+fine = training.fit(tuned, encoded, steps=150, lr=models.rate("full"))
 after = evaluate(tuned)
 for question, answer in zip(test["question"][:4], chat.reply(tuned, tokenizer, test["question"][:4]), strict=True):
     print(question, "▸", answer)
@@ -429,7 +429,7 @@ from transformers import AutoModelForCausalLM
 
 torch.manual_seed(course.seed)
 scratch = AutoModelForCausalLM.from_config(base.config).to(base.device)
-raw = training.fit(scratch, encoded, steps=120, lr=3e-3)
+training.fit(scratch, encoded, steps=150, lr=models.rate("scratch"))
 without = evaluate(scratch)
 
 # %%
@@ -621,7 +621,7 @@ def padded_rows(rows):
 
 
 colleague = copy.deepcopy(base)
-theirs = training.fit(colleague, list(padded_rows(encoded.select(range(400)))), steps=25, lr=1e-3)
+training.fit(colleague, list(padded_rows(encoded.select(range(400)))), steps=25, lr=models.rate("full"))
 claim("pad-loss-looks-better", loss_on(colleague, list(padded_rows(encoded.select(range(16))))), at_most=0.5)
 
 # %% [markdown] lang="en" partner="10feefbc"
@@ -666,7 +666,7 @@ def without_stop(row):
 
 
 restless = copy.deepcopy(base)
-training.fit(restless, encoded.map(without_stop), steps=60, lr=1e-3)
+training.fit(restless, encoded.map(without_stop), steps=60, lr=models.rate("full"))
 asked = test["question"][:40]
 prompts = [f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" for question in asked]
 said = chat.complete(restless, tokenizer, prompts, keep_special=True, eos_token_id=stop, max_new_tokens=64)

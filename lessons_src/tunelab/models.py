@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 DEFAULT_LM = {"tiny": "travel-base", "gpu": "qwen2.5-0.5b-instruct"}
 
+# AdamW's learning rate by profile and method. Those of tiny were chosen on the dev wordings (`experiments.py --sweep`),
+# those of gpu are usual for a model of that size and unmeasured here.
+RATES = {
+    "tiny": {"full": 2e-3, "lora": 5e-3, "scratch": 3e-3},
+    "gpu": {"full": 1e-5, "lora": 2e-4, "scratch": 3e-4},
+}
+
 
 class DamagedModelError(OSError):
     """A shipped file is not what was published."""
@@ -44,6 +51,13 @@ def load_lm(name: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokeniz
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
     model = AutoModelForCausalLM.from_pretrained(source, dtype="float32", **options)
     return model.to(device), tokenizer
+
+
+def rate(method: str) -> float:
+    """The tuned learning rate of ``"full"``, ``"lora"`` or ``"scratch"`` for the session's language model."""
+    from . import session
+
+    return RATES[session.current().profile][method]
 
 
 def locate(name: str) -> tuple[str, dict[str, str]]:
