@@ -4,7 +4,7 @@
 # **After this lesson you can**
 # - say what a language model is trained on in pre-training and in fine-tuning, and show that the loss is the same;
 # - pre-train a small Qwen-shaped model yourself and tell from its loss what it has learnt so far;
-# - fine-tune a model to answer travel questions in JSON, and measure it on questions written by people;
+# - fine-tune a model to answer travel questions in JSON, and measure it on questions written by hand;
 # - tell *knowledge* from *task*: what a model can only have from pre-training, and what fine-tuning gave it.
 #
 # **Before you start**: Python, and what a neural network and a loss are. No GPU, no network.
@@ -17,7 +17,7 @@
 # **学完这一课，你能够**
 # - 说清楚语言模型在预训练和微调时分别学什么，并亲手验证两者用的是同一个损失函数；
 # - 自己预训练一个 Qwen 结构的小模型，并从损失看出它学到了哪一步；
-# - 把模型微调成“用 JSON 回答旅游问题”的助手，并用真人写的问题来评测；
+# - 把模型微调成“用 JSON 回答旅游问题”的助手，并用逐条手写的问题来评测；
 # - 分清*知识*与*任务*：哪些只能来自预训练，哪些是微调给的。
 #
 # **预备知识**：会 Python，知道神经网络和损失是什么。不需要 GPU，不需要联网。
@@ -341,7 +341,7 @@ claim("base-no-json", metrics.mean(before["valid"]), at_most=0.02)
 # ## Step 4 · Fine-tuning
 #
 # The training set: generated questions about the *documented* half of the places, with the JSON that we want.
-# The test set: other wordings, written by people, half of them about places that fine-tuning never shows.
+# The test set: other wordings, written by hand, half of them about places that fine-tuning never shows.
 
 # %% [markdown] lang="zh" partner="8c240c92"
 # 它会说话，说的也是旅游，但就是不干我们要的活。有知识，没上过岗。
@@ -349,7 +349,7 @@ claim("base-no-json", metrics.mean(before["valid"]), at_most=0.02)
 # ## 第 4 步 · 微调
 #
 # 训练集：自动生成的问题，只涉及*有问答资料*的那一半地方，答案就是我们想要的 JSON。
-# 测试集：人工写的另一些问法，其中一半问的是微调时从未出现过的地方。
+# 测试集：逐条手写的另一些问法，其中一半问的是微调时从未出现过的地方。
 
 # %%
 train = data.load("questions", LANG, "train")
