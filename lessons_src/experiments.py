@@ -20,9 +20,9 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 from tunelab import chat, corpus, data, metrics, models, training, world
 from tunelab.paths import course_file
 
-STEPS, BATCH = 250, 16
+STEPS, BATCH = 440, 8
 RATES = models.RATES["tiny"]
-SWEEP = {"full": (1e-3, 2e-3, 4e-3), "lora": (2.5e-3, 5e-3, 1e-2), "scratch": (1e-3, 3e-3, 6e-3)}
+SWEEP = {"full": (1e-3, 1.5e-3, 3e-3), "lora": (1e-3, 2.5e-3, 5e-3), "scratch": (1e-3, 3e-3, 6e-3)}
 
 
 def prepared(method: str, base: str, seed: int):

@@ -1,4 +1,4 @@
-# %% [markdown] lang="en" partner="94dc0724"
+# %% [markdown] lang="en" partner="e0afdfb6"
 # # 01 · Pre-training and fine-tuning
 #
 # **After this lesson you can**
@@ -11,7 +11,7 @@
 # **Time**: about 60 minutes with the exercises; the cells themselves run for about two minutes on one CPU core.
 # **Memory**: 1.5 GB.
 
-# %% [markdown] lang="zh" partner="6142c088"
+# %% [markdown] lang="zh" partner="40f2564b"
 # # 01 · 预训练与微调
 #
 # **学完这一课，你能够**
@@ -81,14 +81,14 @@ course = start("01", LANG)
 #
 # 有人打比方：预训练是上大学，微调是实习；又像把一辆量产车调校成赛车。先记住这个画面，后面会看到它在哪里不再成立。
 
-# %% [markdown] lang="en" partner="4a298e9d"
+# %% [markdown] lang="en" partner="a1d0b113"
 # ## Step 1 · Where the labels come from
 #
 # A language model reads tokens and guesses the next one. So any text is a row of small exam questions, with the answers
 # printed right behind. Here is one sentence, cut into tokens, and the questions that it contains. (The tokenizer was
 # trained for this course: a digit and a Chinese character are tokens of their own, a space belongs to the word before it.)
 
-# %% [markdown] lang="zh" partner="187cee9e"
+# %% [markdown] lang="zh" partner="1f0bde94"
 # ## 第 1 步 · 标签从哪里来
 #
 # 语言模型读入一串词元（token），猜下一个词元是什么。所以任何一段文字都是一排小考题，答案就印在题目后面。下面把一句话
@@ -335,7 +335,7 @@ def share(scores, name, documented):
 before = evaluate(base)
 claim("base-no-json", metrics.mean(before["valid"]), at_most=0.02)
 
-# %% [markdown] lang="en" partner="42536ede"
+# %% [markdown] lang="en" partner="ab0b81a8"
 # It talks, and it talks about travel, but it does not do our task. It has the knowledge without the job.
 #
 # ## Step 4 · Fine-tuning
@@ -343,7 +343,7 @@ claim("base-no-json", metrics.mean(before["valid"]), at_most=0.02)
 # The training set: generated questions about the *documented* half of the places, with the JSON that we want.
 # The test set: other wordings, written by hand, half of them about places that fine-tuning never shows.
 
-# %% [markdown] lang="zh" partner="8c240c92"
+# %% [markdown] lang="zh" partner="e35f562a"
 # 它会说话，说的也是旅游，但就是不干我们要的活。有知识，没上过岗。
 #
 # ## 第 4 步 · 微调
@@ -383,7 +383,7 @@ claim("mask-is-answer", tokenizer.decode(trained_on), equals=train[0]["response"
 import copy
 
 tuned = copy.deepcopy(base)  # the untouched base is needed again
-fine = training.fit(tuned, encoded, steps=150, lr=models.rate("full"))
+fine = training.fit(tuned, encoded, steps=300, batch_size=8, lr=models.rate("full"))
 after = evaluate(tuned)
 for question, answer in zip(test["question"][:4], chat.reply(tuned, tokenizer, test["question"][:4]), strict=True):
     print(question, "▸", answer)
@@ -429,7 +429,7 @@ from transformers import AutoModelForCausalLM
 
 torch.manual_seed(course.seed)
 scratch = AutoModelForCausalLM.from_config(base.config).to(base.device)
-training.fit(scratch, encoded, steps=150, lr=models.rate("scratch"))
+training.fit(scratch, encoded, steps=300, batch_size=8, lr=models.rate("scratch"))
 without = evaluate(scratch)
 
 # %%
@@ -506,11 +506,11 @@ loss_before, loss_after = loss_on(base, article_rows), loss_on(tuned, article_ro
 print(T("forgetting").format(before=loss_before, after=loss_after, ratio=exp(loss_after) / exp(loss_before)))
 claim("forgetting", loss_after - loss_before, at_least=0.01)
 
-# %% [markdown] lang="en" partner="00000000"
+# %% [markdown] lang="en" partner="1299d0dd"
 # A little harder to read, no more: the task is close to what the base had read, and the training was short. But say hello
 # to it, and compare with the base.
 
-# %% [markdown] lang="zh" partner="00000000"
+# %% [markdown] lang="zh" partner="8e534673"
 # 只是稍微难读了一点：任务和基座读过的东西很接近，训练时间也短。可是，跟它打个招呼试试，再和基座比一比。
 
 # %%
@@ -521,7 +521,7 @@ for name, model in (("shipped", base), ("full", tuned)):
 in_json = metrics.mean([metrics.parse_json(reply) is not None for reply in replies])
 claim("small-talk-in-json", in_json, at_least=0.5)
 
-# %% [markdown] lang="en" partner="00000000"
+# %% [markdown] lang="en" partner="14dea5c9"
 # It answers everything with JSON now. That is **catastrophic forgetting**: weights that held one skill were moved to
 # serve another, and nothing in the training said that the first was still wanted. Two remedies are common: mix examples
 # of the old skills into the training, or move fewer weights, and apart from the base. The second is LoRA (lessons 04, 07
@@ -532,7 +532,7 @@ claim("small-talk-in-json", in_json, at_least=0.5)
 # Back to the table of the beginning, with a number in each cell, computed from what you have just run and from the card
 # of the shipped base.
 
-# %% [markdown] lang="zh" partner="00000000"
+# %% [markdown] lang="zh" partner="4521ddea"
 # 现在它不管什么都用 JSON 回答。这就是**灾难性遗忘**：原本承载某种能力的权重被挪去服务另一种能力，而训练中没有任何东西
 # 表明前者仍然需要。常见的补救有两种：在训练数据里掺入旧能力的样例；或者少动一些权重，而且和基座分开存放。后者就是 LoRA
 # （第 04、07、08 课）：取下适配器，基座还是原来的样子。

@@ -17,7 +17,7 @@ DEFAULT_LM = {"tiny": "travel-base", "gpu": "qwen2.5-0.5b-instruct"}
 # AdamW's learning rate by profile and method. Those of tiny were chosen on the dev wordings (`experiments.py --sweep`),
 # those of gpu are usual for a model of that size and unmeasured here.
 RATES = {
-    "tiny": {"full": 2e-3, "lora": 5e-3, "scratch": 3e-3},
+    "tiny": {"full": 1.5e-3, "lora": 2.5e-3, "scratch": 3e-3},
     "gpu": {"full": 1e-5, "lora": 2e-4, "scratch": 3e-4},
 }
 
