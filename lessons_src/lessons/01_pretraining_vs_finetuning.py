@@ -383,7 +383,7 @@ claim("mask-is-answer", tokenizer.decode(trained_on), equals=train[0]["response"
 import copy
 
 tuned = copy.deepcopy(base)  # the untouched base is needed again
-fine = training.fit(tuned, encoded, steps=300, batch_size=8, lr=models.rate("full"))
+fine = training.fit(tuned, encoded, steps=400, batch_size=8, lr=models.rate("full"))
 after = evaluate(tuned)
 for question, answer in zip(test["question"][:4], chat.reply(tuned, tokenizer, test["question"][:4]), strict=True):
     print(question, "▸", answer)
@@ -429,7 +429,7 @@ from transformers import AutoModelForCausalLM
 
 torch.manual_seed(course.seed)
 scratch = AutoModelForCausalLM.from_config(base.config).to(base.device)
-training.fit(scratch, encoded, steps=300, batch_size=8, lr=models.rate("scratch"))
+training.fit(scratch, encoded, steps=400, batch_size=8, lr=models.rate("scratch"))
 without = evaluate(scratch)
 
 # %%
@@ -621,7 +621,7 @@ def padded_rows(rows):
 
 
 colleague = copy.deepcopy(base)
-training.fit(colleague, list(padded_rows(encoded.select(range(400)))), steps=25, lr=models.rate("full"))
+training.fit(colleague, list(padded_rows(encoded.select(range(400)))), steps=20, lr=models.rate("full"))
 claim("pad-loss-looks-better", loss_on(colleague, list(padded_rows(encoded.select(range(16))))), at_most=0.5)
 
 # %% [markdown] lang="en" partner="10feefbc"
@@ -666,7 +666,7 @@ def without_stop(row):
 
 
 restless = copy.deepcopy(base)
-training.fit(restless, encoded.map(without_stop), steps=60, lr=models.rate("full"))
+training.fit(restless, encoded.map(without_stop), steps=60, batch_size=8, lr=models.rate("full"))
 asked = test["question"][:40]
 prompts = [f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" for question in asked]
 said = chat.complete(restless, tokenizer, prompts, keep_special=True, eos_token_id=stop, max_new_tokens=64)
