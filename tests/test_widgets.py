@@ -100,7 +100,7 @@ def test_in_a_kernel_each_cell_leaves_exactly_the_outputs_a_reader_needs(course)
         "claim('share', 0.5, at_most=1)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=60, kernel_name="python3", coalesce_streams=True).execute()
     outputs = [cell.outputs for cell in notebook.cells]
     assert [len(output) for output in outputs] == [1] * 5, outputs
     greeting, figure, slider, exercise, stated = (output[0] for output in outputs)

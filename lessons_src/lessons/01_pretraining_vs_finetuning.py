@@ -470,19 +470,19 @@ ax.annotate(T("majority"), (majority, 3.45), xytext=(4, 0), textcoords="offset p
 ax.set(xlabel=T("exact-answers"), xlim=(0, 1.02))
 figures.show(fig, alt=T("alt-contrast"))
 
-# %% [markdown] lang="en" partner="af7e05ab"
-# That is the whole lesson in one picture. On places that fine-tuning shows, the model without pre-training can learn
-# answers by heart, slowly, from the training examples themselves. On places that it never shows, only the model that
-# has *read* about them does better than always saying the commonest answer.
+# %% [markdown] lang="en" partner="fab02879"
+# That is the whole lesson in one picture. About places that fine-tuning shows, the model without pre-training could learn
+# the answers by heart from the training examples, but in so few steps it has hardly begun. About places that it never
+# shows, there is nothing to learn by heart: only the model that has *read* about them does better than the commonest answer.
 #
 # The practical rule follows: **fine-tune to teach a task, a form, a tone. Do not fine-tune to teach facts.** Facts come
 # from pre-training, or are handed to the model at the moment of the question (retrieval, lessons 09 and 10). The
 # picture of the internship hides just this: an intern learns many new facts on the job; a fine-tuned model learns
 # mainly a new way to use those that it has.
 
-# %% [markdown] lang="zh" partner="77133e94"
-# 整节课就浓缩在这张图里。对微调中出现过的地方，没做预训练的模型可以从训练样例里慢慢把答案背下来；对从未出现过的地方，
-# 只有*读过*相关文章的模型，才能胜过“永远回答最常见的值”。
+# %% [markdown] lang="zh" partner="63c899e5"
+# 整节课就浓缩在这张图里。对微调中出现过的地方，没做预训练的模型本可以从训练样例里把答案背下来，只是步数太少，才刚刚
+# 开了个头；对从未出现过的地方，连背的机会都没有：只有*读过*相关文章的模型，才能胜过“永远回答最常见的值”。
 #
 # 由此得到一条实用的规矩：**用微调教任务、教格式、教语气，不要用微调灌事实。**事实来自预训练，或者在提问的当下交给模型
 # （检索，见第 09、10 课）。“实习”这个比喻恰恰掩盖了这一点：实习生在岗位上会学到许多新知识，而微调后的模型主要学会的是
