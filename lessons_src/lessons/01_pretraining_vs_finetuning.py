@@ -373,11 +373,11 @@ chat.show_mask(tokenizer, encoded[0])
 trained_on = [label for label in encoded[0]["labels"] if label != chat.IGNORED]
 claim("mask-is-answer", tokenizer.decode(trained_on), equals=train[0]["response"] + chat.IM_END)
 
-# %% [markdown] lang="en" partner="99c0038e"
-# Now fine-tune the base, all of its weights, for about as long as the live pre-training took.
+# %% [markdown] lang="en" partner="ece79021"
+# Now fine-tune the base, all of its weights: about half a minute.
 
-# %% [markdown] lang="zh" partner="24361c2b"
-# 现在微调基座的全部权重，时间和刚才的现场预训练差不多。
+# %% [markdown] lang="zh" partner="b9bedc00"
+# 现在微调基座的全部权重，大约半分钟。
 
 # %%
 import copy
@@ -388,12 +388,12 @@ after = evaluate(tuned)
 for question, answer in zip(test["question"][:4], chat.reply(tuned, tokenizer, test["question"][:4]), strict=True):
     print(question, "▸", answer)
 
-# %% [markdown] lang="en" partner="1d37dae8"
-# Valid JSON, a few seconds after it could not produce any. To know whether the *answers* are good we need something to
+# %% [markdown] lang="en" partner="3d281724"
+# Valid JSON, from a model that a minute ago could not produce any. To know whether the *answers* are good we need something to
 # compare with: for each topic, always give the answer that is commonest in the training set.
 
-# %% [markdown] lang="zh" partner="2371d908"
-# 几秒钟之前还写不出来，现在已经是合法的 JSON 了。要判断*答案*好不好，得有个对照：每个主题都回答训练集中最常见的那个值。
+# %% [markdown] lang="zh" partner="c1841523"
+# 一分钟之前还写不出来，现在已经是合法的 JSON 了。要判断*答案*好不好，得有个对照：每个主题都回答训练集中最常见的那个值。
 
 # %%
 commonest = {
@@ -436,14 +436,15 @@ without = evaluate(scratch)
 claim("scratch-valid", metrics.mean(without["valid"]), at_least=0.95)
 claim("knowledge-gap", new_places - share(without, "answer", documented=False), at_least=0.2)
 
-# %% [markdown] lang="en" partner="b46b641c"
-# The model without pre-training writes JSON as neatly as the other. It has learnt the job. It just does not know the
-# answers, and no amount of form replaces them. The figure shows this run as dots on the bands of five seeds, which
-# `make experiments` computed with longer training (`assets/results/lesson_01.json`).
+# %% [markdown] lang="en" partner="54220d72"
+# The model without pre-training writes JSON as neatly as the other: it has learnt the form. It does not know the answers,
+# in so few steps often not even which topic a question is about, and no amount of form replaces them. The figure shows this run as dots on the bands of five seeds, which
+# `make experiments` computed with slightly longer training (`assets/results/lesson_01.json`).
 
-# %% [markdown] lang="zh" partner="42ceae1c"
-# 没有预训练的模型，JSON 写得一样工整：活儿它学会了，只是不知道答案，格式再好也补不上。下图中的圆点是你这次运行的结果，
-# 色带是五个随机种子的范围，由 `make experiments` 用更长的训练算出（`assets/results/lesson_01.json`）。
+# %% [markdown] lang="zh" partner="02c9104a"
+# 没有预训练的模型，JSON 写得一样工整：格式它学会了。可是它不知道答案，步数这么少，往往连问的是哪个主题都没弄清；
+# 格式再好，也补不上这些。下图中的圆点是你这次运行的结果，
+# 色带是五个随机种子的范围，由 `make experiments` 用稍长一点的训练算出（`assets/results/lesson_01.json`）。
 
 # %%
 import json

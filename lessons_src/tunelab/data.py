@@ -35,7 +35,8 @@ def load(
         seed: of a generated split.
 
     Returns:
-        columns question, place, topic, answer, response (the JSON to learn), wording (its id) and documented (bool).
+        columns question, place, topic, answer, response (the JSON to learn); from the course's own sets also wording
+        (its id) and documented (bool).
 
     Raises:
         ValueError: an unknown task, language or split; a file that cannot be used, with its row.
