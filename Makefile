@@ -17,10 +17,11 @@ LESSON ?=
 SHOTS ?= build/browser
 SOLUTIONS ?= build/solutions
 SELECT = $(if $(LESSON),--lesson $(LESSON)) $(if $(EDITION),--lang $(EDITION))
+EXPERIMENTS = $(patsubst lessons_src/experiments/lesson_%.py,%,$(sort $(wildcard lessons_src/experiments/lesson_*.py)))
 # A kernel that builds a notebook runs as a learner's does: one thread, no waiting in spin locks, repeatable hashes.
 BUILD_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=0 HF_HUB_OFFLINE=1 TUNELAB_STRICT=1
 
-.PHONY: help python env lab test verify browser notebooks solutions pretrain experiments environment lint clean-env
+.PHONY: help python env lab test verify browser notebooks solutions pretrain experiments baselines data-report environment lint clean-env
 
 help:
 	@echo "make lab          open JupyterLab on lesson 01            (EDITION=en|zh, PORT=8888)"
@@ -31,7 +32,9 @@ help:
 	@echo "make notebooks    rebuild notebooks/ from lessons_src/     (LESSON=01, EDITION=en|zh)"
 	@echo "make solutions    the notebooks with solutions filled in, into SOLUTIONS=build/solutions"
 	@echo "make pretrain     train the base model of assets/models/ from nothing; goes on after an interrupt"
-	@echo "make experiments  the tables over several seeds in assets/results/"
+	@echo "make experiments  the tables over several seeds in assets/results/   (LESSON=01)"
+	@echo "make baselines    what needs no fine-tuning, on the hand-written sets, into assets/results/"
+	@echo "make data-report  counts, lengths, balance and ten random rows of each set"
 	@echo "make environment  rewrite environment.yml from pyproject.toml"
 	@echo "make lint         ruff, and the drift checks of everything that is derived"
 	@echo "make clean-env    delete .venv"
@@ -65,7 +68,13 @@ pretrain: env
 	GOMP_SPINCOUNT=0 $(RUN) lessons_src/pretrain.py
 
 experiments: env
-	$(BUILD_ENV) $(RUN) lessons_src/experiments.py
+	for n in $(or $(LESSON),$(EXPERIMENTS)); do $(BUILD_ENV) $(RUN) -m experiments.lesson_$$n || exit 1; done
+
+baselines: env
+	$(BUILD_ENV) $(RUN) lessons_src/baselines.py
+
+data-report: env
+	$(RUN) lessons_src/data_report.py
 
 environment: python
 	"$(PYTHON)" lessons_src/environment.py

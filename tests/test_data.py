@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tunelab import data, metrics, world
+from tunelab import _files, data, metrics, world
 
 both_languages = pytest.mark.parametrize("lang", world.LANGUAGES)
 
@@ -67,7 +67,8 @@ def test_every_wording_has_one_slot_and_an_id_of_its_own(lang):
 @both_languages
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_no_wording_is_a_copy_of_a_training_question(lang, split):
-    training = [q for topic in world.TOPICS for q in world.wording(lang)[topic]["questions"]]
+    shelves = [world.wording(lang)[topic] for topic in world.TOPICS]
+    training = [q for shelf in shelves for q in shelf["questions"] + shelf["followups"]]
     prepared = [(q, pairs(q), set(words(q))) for q in training]
     copies = []
     for row in data.wordings(lang, split):
@@ -173,7 +174,7 @@ def test_files_of_windows_are_read(tmp_path, kind, mark, ending):
     text = csv_text(*COLUMNS) if kind == "csv" else json.dumps(ROW) + "\n\n" + json.dumps(ROW) + "\n"
     file = tmp_path / f"mine.{kind.upper()}"  # and their suffixes
     file.write_bytes((mark + text.replace("\n", ending)).encode("utf-8"))
-    assert data.read(file, COLUMNS)[0] == ROW
+    assert _files.read(file, COLUMNS)[0] == ROW
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -187,7 +188,7 @@ def test_line_separators_that_are_no_line_ends_stay_text(tmp_path, kind):
     )
     file = tmp_path / f"mine.{kind}"
     file.write_text(text, encoding="utf-8")
-    assert data.read(file, COLUMNS) == [row]
+    assert _files.read(file, COLUMNS) == [row]
 
 
 @pytest.mark.parametrize(
@@ -212,3 +213,103 @@ def test_a_file_that_cannot_be_used_says_where_and_why(tmp_path, name, content, 
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         data.load("questions", "en", path=file)
+
+
+REVIEWS = [{"text": "Clean and quiet.", "label": "positive"}, {"text": "Cold soup.", "label": "negative"}]
+SENTENCE = {"text": "Bus 12 to Heron Lake", "spans": [{"start": 0, "end": 6, "label": "TRANSPORT"}]}
+TALK = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}]}
+
+
+def jsonl(*rows: dict) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def span(start: object, end: object, label: str = "PLACE") -> dict:
+    return SENTENCE | {"spans": [{"start": start, "end": end, "label": label}]}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [
+        ("reviews", REVIEWS),
+        ("entities", [SENTENCE]),
+        ("passages", [{"id": "a", "title": "Refunds", "text": "Within two days."}]),
+        ("passage_questions", [{"question": "How long?", "passages": ["a"]}]),
+        ("dialogues", [TALK]),
+        ("instructions", [{"task": "qa", "instruction": "Answer: {input}"}]),
+        ("itineraries", [{"request": "One day", "plan": "Day 1 morning: walk."}]),
+        ("tickets", [{"ticket": "Refund?", "policy": ["a"], "outcome": "grant", "reply": "Yes."}]),
+        ("profiles", [{"profile": "A walker", "liked": ["amber-lake"], "relevant": ["heron-lake"]}]),
+    ],
+)
+def test_a_learners_file_of_every_task_is_read(tmp_path, task, rows):
+    (tmp_path / "mine.jsonl").write_bytes(b"\xef\xbb\xbf" + jsonl(*rows).replace("\n", "\r\n").encode())
+    lines = [",".join(rows[0])]
+    for row in rows:
+        cells = [value if isinstance(value, str) else json.dumps(value) for value in row.values()]
+        lines.append(",".join('"' + cell.replace('"', '""') + '"' for cell in cells))
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in ("mine.jsonl", "mine.csv"):
+        assert data.load(task, "en", path=tmp_path / name).to_list() == rows
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "message"),
+    [
+        ("reviews", jsonl(REVIEWS[0], {"text": "x"}), r"row 2: no text in label; its columns are text, expected text, label"),
+        ("reviews", jsonl(*REVIEWS, {"text": "x", "label": "great"}), r"row 3: the label 'great' is not known; use one of positive, negative"),
+        ("reviews", jsonl(REVIEWS[0], REVIEWS[0]), r"all 2 rows have the label 'positive'; a classifier needs examples of positive and of negative"),
+        ("reviews", jsonl(REVIEWS[0]).encode() + "{\"text\": \"差\"".encode("gb18030"), r"line 2: not UTF-8 text"),
+        ("reviews", "", r"has no rows; expected the columns text, label"),
+        ("entities", jsonl(SENTENCE, span(7, 99)), r"row 2: the span 7-99 is outside its text of 20 characters"),
+        ("entities", jsonl(span(-1, 3)), r"row 1: the span -1-3 is outside its text"),
+        ("entities", jsonl(span(5, 5)), r"row 1: the span 5-5 is outside its text of 20 characters, or empty"),
+        ("entities", jsonl(span("0", 3)), r"row 1: the span '0'-3 is outside its text"),
+        ("entities", jsonl(span(6, 9)), r"row 1: the span 6-9 begins or ends with a space"),
+        ("entities", jsonl(span(0, 6, "CITY")), r"row 1: the label 'CITY' is not known; use one of PLACE, FOOD"),
+        ("entities", jsonl(SENTENCE | {"spans": [*SENTENCE["spans"], *span(3, 6)["spans"]]}), r"row 1: the span 3-6 begins before the one in front"),
+        ("entities", jsonl(SENTENCE | {"spans": "PLACE"}), r"row 1: spans must be a list \(in a CSV file, as JSON\), found 'PLACE'"),
+        ("entities", jsonl(SENTENCE | {"spans": [[0, 6]]}), r"row 1: a span needs start, end and label, found \[0, 6\]"),
+        ("entities", jsonl({"text": "x"}), r"row 1: no list in spans"),
+        ("passages", jsonl({"id": "a", "title": "t", "text": "x"}, {"id": "a", "title": "t", "text": "y"}), r"row 2: the id 'a' stands in row 1 too"),
+        ("dialogues", jsonl({"messages": TALK["messages"][:1]}), r"row 1: 1 messages; a dialogue ends with an answer"),
+        ("dialogues", jsonl({"messages": TALK["messages"][::-1]}), r"row 1: message 1 must have the role 'user'"),
+        ("dialogues", jsonl({"messages": [TALK["messages"][0], {"role": "assistant", "content": " "}]}), r"row 1: message 2 has no text"),
+        ("instructions", jsonl({"task": "qa", "instruction": "Answer."}), r"row 1: an instruction has {input} in it once"),
+        ("tickets", jsonl({"ticket": "x", "policy": [], "outcome": "maybe", "reply": "y"}), r"the outcome 'maybe' is not known; use one of grant"),
+        ("profiles", jsonl({"profile": "x", "liked": ["atlantis"], "relevant": []}), r"row 1: no place 'atlantis' in the province"),
+    ],
+)  # fmt: skip
+def test_a_file_with_an_unusable_row_names_the_row(tmp_path, task, content, message):
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        data.load(task, "en", path=file)
+
+
+# ---- generated training sets ----
+
+
+@both_languages
+@pytest.mark.parametrize(("task", "split"), data.GENERATORS)
+def test_generated_rows_are_sound_and_about_documented_places(lang, task, split):
+    rows = data.load(task, lang, split, size=400)
+    assert len(rows) == 400 and rows[:] == data.load(task, lang, split, size=400)[:]
+    text = json.dumps(rows.to_list(), ensure_ascii=False)
+    if task != "reviews":  # which state no fact, and may name any place
+        assert [place.id for place in world.places() if not place.documented and place.name(lang) in text] == []
+    for row in rows:
+        if task == "entities":
+            _files._check_entities(row)
+        elif task == "passage_questions":
+            answer = row["answer"]
+            assert row["context"][answer["start"] : answer["end"]] == answer["text"]
+            assert row["context"].count(row["question"]) == 0
+        elif task == "dialogues":
+            _files._check_dialogue(row)
+            for reply, expected in zip(row["messages"][1::2], row["expect"], strict=True):
+                assert expected["value"].lower() in reply["content"].lower()
+                assert not (expected["refuse"] and expected["value"])
+        elif task == "itineraries":
+            assert all(world.place(name).name(lang) in row["plan"] for name in row["places"])
+            assert len(row["plan"].split("\n")) == 4 * row["days"]

@@ -56,8 +56,15 @@ def answered(rng: Random, lang: str) -> str:
     for topic in rng.sample(world.TOPICS, rng.choice((1, 2, 3))):
         value = spot.answer(topic, lang)
         reply = value if rng.random() < 0.4 else statement(spot.name(lang), topic, value, lang, rng)
-        messages += [("user", world.question(spot.name(lang), topic, lang, rng)), ("assistant", reply)]
+        messages += [("user", _asked(spot, topic, lang, rng, follows=bool(messages))), ("assistant", reply)]
     return _dialogue(messages)
+
+
+def _asked(spot: world.Place, topic: str, lang: str, rng: Random, follows: bool) -> str:
+    """A question; where it follows another one, it often leaves the place unsaid."""
+    if follows and rng.random() < 0.5:
+        return rng.choice(world.wording(lang)[topic]["followups"])
+    return world.question(spot.name(lang), topic, lang, rng)
 
 
 def record(rng: Random, lang: str) -> str:
@@ -79,19 +86,18 @@ def confirmation(rng: Random, lang: str) -> str:
     messages = []
     for topic in rng.sample(world.TOPICS, rng.choice((1, 2, 3))):
         need = rng.choice(words[topic]["needs"]).format(place=spot.name(lang))
-        messages.append(("user", world.question(spot.name(lang), topic, lang, rng)))
+        messages.append(("user", _asked(spot, topic, lang, rng, follows=bool(messages))))
         messages.append(("assistant", rng.choice(words["frames"]["confirm"]).format(need=need, place=spot.name(lang))))
     return _dialogue(messages)
 
 
 def log(rng: Random, lang: str) -> str:
-    """A JSON line of the information desk: what was asked, about which place; no answer."""
-    spot = rng.choice(world.places())
-    asked = world.question(spot.name(lang), rng.choice(world.TOPICS), lang, rng)
-    pairs = {"question": asked, "name": spot.name(lang), "type": spot.type, "language": lang}
-    return json.dumps(
-        {key: pairs[key] for key in ["question", *rng.sample(["name", "type", "language"], 2)]}, ensure_ascii=False
-    )
+    """A JSON line of the information desk: what was asked, about which place and which topic; no answer."""
+    spot, topic = rng.choice(world.places()), rng.choice(world.TOPICS)
+    asked = world.question(spot.name(lang), topic, lang, rng)
+    pairs = {"question": asked, "name": spot.name(lang), "type": spot.type, "language": lang, "about": topic}
+    kept = rng.sample(["name", "type", "language", "about"], rng.choice((2, 3)))
+    return json.dumps({key: pairs[key] for key in ["question", *kept]}, ensure_ascii=False)
 
 
 def notes(rng: Random, lang: str) -> str:
@@ -130,6 +136,11 @@ def made_up_name(rng: Random, lang: str) -> str:
 
 def review(rng: Random, lang: str) -> str:
     """A review of two to four sentences, clearly positive or clearly negative."""
+    return labelled_review(rng, lang)[0]
+
+
+def labelled_review(rng: Random, lang: str) -> tuple[str, str]:
+    """A review, and whether it is ``"positive"`` or ``"negative"``."""
     texts = world.texts(lang)["reviews"]
     mood = rng.choice(("positive", "negative"))
     subject = texts[rng.choice(("hotel", "train", "food", "sight", "guide"))]
@@ -138,7 +149,7 @@ def review(rng: Random, lang: str) -> str:
     if rng.random() < 0.4:
         lines.append(rng.choice(subject[f"contrast_{mood}"]))
     lines.append(rng.choice(texts[f"closers_{mood}"]))
-    return _fill(_join(lines, lang), lang, rng)
+    return _fill(_join(lines, lang), lang, rng), mood
 
 
 def itinerary(rng: Random, lang: str) -> str:
@@ -181,11 +192,11 @@ def bilingual(rng: Random, lang: str) -> str:
 
 
 KINDS: dict[str, tuple[Callable[[Random, str], str], float]] = {
-    "article": (article, 0.45),
+    "article": (article, 0.43),
     "faq": (faq, 0.05),
     "answered": (answered, 0.06),
     "record": (record, 0.08),
-    "log": (log, 0.05),
+    "log": (log, 0.07),
     "confirmation": (confirmation, 0.09),
     "notes": (notes, 0.03),
     "reading": (reading, 0.07),

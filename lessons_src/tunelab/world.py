@@ -66,7 +66,7 @@ def topics() -> dict[str, dict]:
 
 @cache
 def wording(lang: str) -> dict[str, dict]:
-    """By topic: statements, questions and noun phrases in ``lang``; under ``frames``, what may surround a question."""
+    """By topic: statements, questions, follow-up questions and noun phrases in ``lang``; ``frames`` surround a question."""
     if lang not in LANGUAGES:
         raise ValueError(f"language {lang!r} is not one of {LANGUAGES}")
     return _toml(f"wording.{lang}.toml")
