@@ -1,4 +1,4 @@
-"""Open every notebook in JupyterLab in a real browser, run all its cells there, and save a screenshot of it (`make browser`).
+"""Open every notebook in JupyterLab in a real browser, run all cells, move each slider, take a screenshot (`make browser`).
 
 Needs the extra `browser` (pip install playwright) and a Chromium on the machine: CHROMIUM=/path/to/chromium, or one on PATH.
 """
@@ -75,8 +75,29 @@ def start_lab(scratch: Path) -> tuple[subprocess.Popen, str]:
     raise SystemExit("JupyterLab did not start within 60 seconds. Try it by hand: make lab")
 
 
+# What a slider shows beside itself: the text or the picture.
+SHOWN = """box => { const view = box.querySelector('.widget-html-content, img');
+  return view ? view.src || view.textContent : ''; }"""
+
+
+def move_sliders(page) -> str:
+    """Press an arrow key on every slider; returns the label of the first whose text or picture stays as it was."""
+    for slider in page.locator(".widget-slider").all():
+        box = slider.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
+        before = box.evaluate(SHOWN)
+        slider.locator("[role=slider]").focus()
+        page.keyboard.press("ArrowRight")
+        for _ in range(60):
+            if (now := box.evaluate(SHOWN)) and now != before:
+                break
+            page.wait_for_timeout(500)
+        else:
+            return f"the slider {slider.inner_text()!r} does not redraw"
+    return ""
+
+
 def run_in_page(page, address: str, path: Path, picture: Path) -> str:
-    """Run one notebook in the page; returns what went wrong ("" when nothing did)."""
+    """Run one notebook in the page and move its sliders; returns what went wrong ("" when nothing did)."""
     page.goto(f"{address}/doc/tree/{path.relative_to(ROOT).as_posix()}?reset")
     page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget", timeout=60_000)
     finished = page.evaluate(RUN_ALL)
@@ -85,10 +106,11 @@ def run_in_page(page, address: str, path: Path, picture: Path) -> str:
     height = page.evaluate("() => document.querySelector('.jp-WindowedPanel-inner, .jp-Notebook').scrollHeight")
     page.set_viewport_size({"width": 1100, "height": min(16_000, height + 200)})
     page.wait_for_timeout(2_000)
+    stuck = move_sliders(page)
     page.screenshot(path=str(picture))
     page.set_viewport_size({"width": 1100, "height": 900})
     errors = [f"{output['ename']}: {output['evalue']}" for output in outputs if output["output_type"] == "error"]
-    return errors[0] if errors else "" if finished else "run-all-cells reported a failure"
+    return errors[0] if errors else stuck if finished else "run-all-cells reported a failure"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -308,8 +310,12 @@ def main() -> None:
     if args.processes == 1:
         train(0, 1, recipe, work, amp)
     else:
+        # Whoever ends this process ends its workers too: left alone, they would write into a later run's checkpoint.
+        signal.signal(
+            signal.SIGTERM, lambda *_: sys.exit("ended; the next `make pretrain` goes on from the checkpoint")
+        )
         run = (args.processes, recipe, work, amp)
-        torch.multiprocessing.spawn(train, args=run, nprocs=args.processes)
+        torch.multiprocessing.spawn(train, args=run, nprocs=args.processes, daemon=True)
     publish(recipe, work, args.target, args.processes, amp)
 
 

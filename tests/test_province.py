@@ -90,6 +90,12 @@ def test_both_languages_ask_in_many_ways():
     assert all(abs(a - b) <= 10 for a, b in zip(counts["en"], counts["zh"], strict=True))
 
 
+def test_follow_ups_ask_about_their_own_topic_alone():
+    for lang in world.LANGUAGES:
+        lines = [(line, topic) for topic in world.TOPICS for line in world.wording(lang)[topic]["followups"]]
+        assert len({line for line, _ in lines}) == len(lines) >= 5 * len(world.TOPICS)
+
+
 def test_both_languages_have_the_same_frames_and_texts():
     frames = [{name: len(lines) for name, lines in world.wording(lang)["frames"].items()} for lang in world.LANGUAGES]
     assert frames[0] == frames[1]
@@ -98,7 +104,7 @@ def test_both_languages_have_the_same_frames_and_texts():
 
 @both_languages
 def test_every_wording_has_its_slots_and_none_stands_twice(lang):
-    slots = {"statements": ["place", "value"], "questions": ["place"], "needs": ["place"]}
+    slots = {"statements": ["place", "value"], "questions": ["place"], "followups": [], "needs": ["place"]}
     for topic, (part, wanted) in product(world.TOPICS, slots.items()):
         lines = world.wording(lang)[topic][part]
         assert len(set(lines)) == len(lines), f"{topic}.{part}"

@@ -383,7 +383,7 @@ claim("mask-is-answer", tokenizer.decode(trained_on), equals=train[0]["response"
 import copy
 
 tuned = copy.deepcopy(base)  # the untouched base is needed again
-fine = training.fit(tuned, encoded, steps=400, batch_size=8, lr=models.rate("full"))
+fine = training.fit(tuned, encoded, steps=440, batch_size=8, lr=models.rate("full"))
 after = evaluate(tuned)
 for question, answer in zip(test["question"][:4], chat.reply(tuned, tokenizer, test["question"][:4]), strict=True):
     print(question, "▸", answer)
@@ -429,22 +429,22 @@ from transformers import AutoModelForCausalLM
 
 torch.manual_seed(course.seed)
 scratch = AutoModelForCausalLM.from_config(base.config).to(base.device)
-training.fit(scratch, encoded, steps=400, batch_size=8, lr=models.rate("scratch"))
+training.fit(scratch, encoded, steps=440, batch_size=8, lr=models.rate("scratch"))
 without = evaluate(scratch)
 
 # %%
 claim("scratch-valid", metrics.mean(without["valid"]), at_least=0.95)
 claim("knowledge-gap", new_places - share(without, "answer", documented=False), at_least=0.2)
 
-# %% [markdown] lang="en" partner="54220d72"
+# %% [markdown] lang="en" partner="f6a31450"
 # The model without pre-training writes JSON as neatly as the other: it has learnt the form. It does not know the answers,
-# in so few steps often not even which topic a question is about, and no amount of form replaces them. The figure shows this run as dots on the bands of five seeds, which
-# `make experiments` computed with slightly longer training (`assets/results/lesson_01.json`).
+# in so few steps often not even which topic a question is about, and no amount of form replaces them. The figure shows
+# this run as dots on the bands of five seeds, which `make experiments` computed (`assets/results/lesson_01.json`).
 
-# %% [markdown] lang="zh" partner="02c9104a"
+# %% [markdown] lang="zh" partner="2b9e6b20"
 # 没有预训练的模型，JSON 写得一样工整：格式它学会了。可是它不知道答案，步数这么少，往往连问的是哪个主题都没弄清；
 # 格式再好，也补不上这些。下图中的圆点是你这次运行的结果，
-# 色带是五个随机种子的范围，由 `make experiments` 用稍长一点的训练算出（`assets/results/lesson_01.json`）。
+# 色带是五个随机种子的范围，由 `make experiments` 算出（`assets/results/lesson_01.json`）。
 
 # %%
 import json
@@ -567,7 +567,7 @@ claim("same-objective", masked_by_hand.item(), close_to=(output.loss.item(), 1e-
 claim("data-ratio", recipe["tokens_seen"] / fine.tokens, at_least=50)
 claim("all-moved", moved / base.num_parameters(), at_least=0.9)
 
-# %% [markdown] lang="en" partner="8b3d8447"
+# %% [markdown] lang="en" partner="d5e8295b"
 # Row by row. *Objective*: the article is right about what the two are for, but the loss is one and the same. *Data*:
 # yes, by a large factor. *Supervision*: in both, labels; in pre-training each token is one, in fine-tuning only the
 # answer's. *Parameters*: full fine-tuning moves practically all of them, and pre-training does more than "initialise"
@@ -576,23 +576,23 @@ claim("all-moved", moved / base.num_parameters(), at_least=0.9)
 # ## What should my loss be?
 #
 # The most frequent question of learners. Here are the ranges of the stored seeds: the mean loss of the last steps of
-# fine-tuning, a token of the answer, and the seconds on one thread of a small machine. If your own run lands far
+# fine-tuning, a token of the answer, and the seconds of processor time on one thread. If your own run lands far
 # outside, look into the bug museum below.
 
-# %% [markdown] lang="zh" partner="9526b0c8"
+# %% [markdown] lang="zh" partner="9fbb28d0"
 # 逐行来看。*目标*：两者的用途确实不同，但损失函数是同一个。*数据*：没错，相差很多倍。*训练方式*：两边都有标签，
 # 预训练时每个词元都是标签，微调时只有答案的词元是。*参数*：全量微调几乎动了每一个参数；而预训练不只是“初始化”参数，
 # 它是在训练参数。*成本*：倍数关系成立，“数周”“数小时”则是大模型的数字。
 #
 # ## 我的损失应该是多少？
 #
-# 这是学习者问得最多的问题。下面是已存储的各个随机种子的范围：微调最后若干步的平均损失（按答案词元计），以及在小机器
-# 单线程上花的秒数。如果你的结果差得很远，请到下面的“错误博物馆”里找原因。
+# 这是学习者问得最多的问题。下面是已存储的各个随机种子的范围：微调最后若干步的平均损失（按答案词元计），以及
+# 单线程的处理器时间（秒）。如果你的结果差得很远，请到下面的“错误博物馆”里找原因。
 
 # %%
 for method in ("full", "lora", "scratch"):
     runs = [run for run in stored["runs"] if (run["method"], run["lang"]) == (method, LANG)]
-    losses, seconds = ([run[name] for run in runs] for name in ("loss", "seconds"))
+    losses, seconds = ([run[name] for run in runs] for name in ("loss", "cpu_seconds"))
     print(f"{T(method)}: {min(losses):.3f} – {max(losses):.3f} · {min(seconds):.0f} – {max(seconds):.0f} s")
 
 # %% [markdown] lang="en" partner="4a580c44"
