@@ -93,7 +93,7 @@ def run(lang: str, seed: int, base_name: str) -> dict[str, Any]:
     judged |= {str(rank): with_update(base, updates, rank) for rank in RANKS}
     judged["8, half of it"] = with_update(base, updates, 8, scale=0.5)  # alpha / r = 2 was forgotten
     torch.manual_seed(seed)
-    adapter = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapter = LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     judged["lora"] = get_peft_model(copy.deepcopy(base), adapter)
     lora = {"steps": STEPS, "lr": models.RATES["tiny"]["lora"], "batch_size": BATCH}
     training.fit(judged["lora"], rows, **lora, seed=seed, progress=False)
