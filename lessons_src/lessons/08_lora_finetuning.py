@@ -311,8 +311,8 @@ step(5)
 # %%
 torch.manual_seed(course.seed)
 # Copies, because peft changes both: the model gets adapters, the configuration the names of the layers that it found.
-model = get_peft_model(copy.deepcopy(base), copy.deepcopy(config), adapter_name="json")
-print(model.get_submodule("base_model.model.model.layers.0.mlp.down_proj"))
+added = get_peft_model(copy.deepcopy(base), copy.deepcopy(config), adapter_name="json")
+print(added.get_submodule("base_model.model.model.layers.0.mlp.down_proj"))
 
 # %% [markdown] lang="en" partner="e57ba291"
 # Inside each linear layer there is now the frozen `base_layer`, `lora_A` of shape `(r, in)` and `lora_B` of shape
@@ -326,7 +326,7 @@ print(model.get_submodule("base_model.model.model.layers.0.mlp.down_proj"))
 from tunelab import accounting
 
 shapes = [layer.weight.shape for layer in base.model.modules() if isinstance(layer, torch.nn.Linear)]
-trained, total = model.get_nb_trainable_parameters()
+trained, total = added.get_nb_trainable_parameters()
 claim("lora-count", trained, equals=accounting.lora_parameters(shapes, config.r))
 claim("lora-share", trained / total, at_most=0.1)
 
@@ -334,7 +334,7 @@ claim("lora-share", trained / total, at_most=0.1)
 rows = training.collate(list(encoded.select(range(4))), pad=0)
 rows = {name: tensor.to(base.device) for name, tensor in rows.items()}
 with torch.no_grad():
-    claim("starts-as-base", (model(**rows).logits - base(**rows).logits).abs().max().item(), equals=0.0)
+    claim("starts-as-base", (added(**rows).logits - base(**rows).logits).abs().max().item(), equals=0.0)
 
 # %% [markdown] lang="en" partner="55ac85b5"
 # This share is far above the "0.1 to 1 %" that one reads: the smaller the model, the larger the share that $r(d+k)$ has
@@ -397,7 +397,7 @@ def plain_loop(model, rows, steps, size=8):
 
 
 # %%
-first, second = copy.deepcopy(model), copy.deepcopy(model)
+first, second = copy.deepcopy(added), copy.deepcopy(added)
 in_order = {"max_steps": 20, "lr_scheduler_type": "constant", "train_sampling_strategy": "sequential"}
 by_trainer = train_with_trainer(first, encoded, **in_order)
 by_hand = plain_loop(second.train(), encoded, steps=20)
@@ -412,6 +412,7 @@ del first, second
 # 现在正式训练，大约半分钟。学习率先用二十步升上去，再沿半个余弦降下来；每个批次由长度相近的样例组成，免得把时间花在填充上。
 
 # %%
+model = copy.deepcopy(added)  # so that this cell can be run again
 schedule = {"max_steps": 440, "warmup_steps": 20, "lr_scheduler_type": "cosine"}
 losses = train_with_trainer(model, encoded, **schedule, train_sampling_strategy="group_by_length")
 
