@@ -75,6 +75,9 @@ def start_lab(scratch: Path) -> tuple[subprocess.Popen, str]:
     raise SystemExit("JupyterLab did not start within 60 seconds. Try it by hand: make lab")
 
 
+# Of the notebook and the panels around it, whichever holds all of its cells.
+HEIGHT = """() => Math.max(...[...document.querySelectorAll(
+  '.jp-Notebook, .jp-WindowedPanel-outer, .jp-WindowedPanel-inner')].map(part => part.scrollHeight))"""
 # What a slider shows beside itself: the text or the picture.
 SHOWN = """box => { const view = box.querySelector('.widget-html-content, img');
   return view ? view.src || view.textContent : ''; }"""
@@ -103,7 +106,7 @@ def run_in_page(page, address: str, path: Path, picture: Path) -> str:
     finished = page.evaluate(RUN_ALL)
     outputs = page.evaluate(OUTPUTS)
     # One window as tall as the notebook, so that the picture holds all of it (JupyterLab draws only what is in view).
-    height = page.evaluate("() => document.querySelector('.jp-WindowedPanel-inner, .jp-Notebook').scrollHeight")
+    height = page.evaluate(HEIGHT)
     page.set_viewport_size({"width": 1100, "height": min(16_000, height + 200)})
     page.wait_for_timeout(2_000)
     stuck = move_sliders(page)

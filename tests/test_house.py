@@ -10,8 +10,10 @@ import time
 import tomllib
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
+from markdown_it import MarkdownIt
 
 import bootstrap
 import environment
@@ -289,3 +291,19 @@ def test_kernels_run_offline_in_their_own_folder(tmp_path):
     done = nbval(tmp_path, "-n", "2", "--dist", "loadscope")
     assert done.returncode == 0, done.stdout
     assert re.search(r"=+ 4 passed in [\d.]+s", done.stdout)
+
+
+# ---- prose ----
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "lessons_src" / "lessons").glob("*.py")), ids=lambda path: path.stem)
+def test_emphasis_in_prose_is_rendered(source):
+    """Markdown leaves `**` as it stands between a full stop and a Chinese character: the stop belongs behind it."""
+    notebook = jupytext.read(source, fmt={"extension": ".py", "format_name": "percent", "comment_magics": False})
+    markdown, left = MarkdownIt("commonmark").enable("table"), []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            page = markdown.render(re.sub(r"\$[^$]*\$", "", cell.source))
+            page = re.sub(r"<(code|pre)[^>]*>.*?</\1>", "", page, flags=re.DOTALL)
+            left += re.findall(r".{0,30}\*.{0,30}", page)
+    assert left == []

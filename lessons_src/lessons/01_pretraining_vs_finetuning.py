@@ -471,7 +471,7 @@ ax.annotate(T("majority"), (majority, 3.45), xytext=(4, 0), textcoords="offset p
 ax.set(xlabel=T("exact-answers"), xlim=(0, 1.02))
 figures.show(fig, alt=T("alt-contrast"))
 
-# %% [markdown] lang="en" partner="fab02879"
+# %% [markdown] lang="en" partner="6c34d870"
 # That is the whole lesson in one picture. About places that fine-tuning shows, the model without pre-training could learn
 # the answers by heart from the training examples, but in so few steps it has hardly begun. About places that it never
 # shows, there is nothing to learn by heart: only the model that has *read* about them does better than the commonest answer.
@@ -485,7 +485,7 @@ figures.show(fig, alt=T("alt-contrast"))
 # 整节课就浓缩在这张图里。对微调中出现过的地方，没做预训练的模型本可以从训练样例里把答案背下来，只是步数太少，才刚刚
 # 开了个头；对从未出现过的地方，连背的机会都没有：只有*读过*相关文章的模型，才能胜过“永远回答最常见的值”。
 #
-# 由此得到一条实用的规矩：**用微调教任务、教格式、教语气，不要用微调灌事实。**事实来自预训练，或者在提问的当下交给模型
+# 由此得到一条实用的规矩：**用微调教任务、教格式、教语气，不要用微调灌事实**。事实来自预训练，或者在提问的当下交给模型
 # （检索，见第 09、10 课）。“实习”这个比喻恰恰掩盖了这一点：实习生在岗位上会学到许多新知识，而微调后的模型主要学会的是
 # 怎样用好已有的知识。
 
@@ -595,7 +595,7 @@ for method in ("full", "lora", "scratch"):
     losses, seconds = ([run[name] for run in runs] for name in ("loss", "cpu_seconds"))
     print(f"{T(method)}: {min(losses):.3f} – {max(losses):.3f} · {min(seconds):.0f} – {max(seconds):.0f} s")
 
-# %% [markdown] lang="en" partner="4a580c44"
+# %% [markdown] lang="en" partner="c4b2ef84"
 # ## Bug museum
 #
 # Two exhibits that real projects have shipped. Both look healthy: the loss falls, nothing crashes. Look at the symptom
@@ -608,7 +608,7 @@ for method in ("full", "lora", "scratch"):
 #
 # 两件展品，都曾出现在真实的项目里。两件看上去都很健康：损失在下降，程序不报错。先看症状，猜猜原因，再往下读。
 #
-# **展品一。**同事报告说，同样的数据、同样的模型，他的损失比你低得多。
+# **展品一**。同事报告说，同样的数据、同样的模型，他的损失比你低得多。
 
 # %%
 longest = 128
@@ -644,7 +644,7 @@ print(
 claim("pad-share", padding, at_least=0.4)
 claim("pad-hides", loss_on(colleague, answers) - loss_on(tuned, answers), at_least=0.05)
 
-# %% [markdown] lang="en" partner="b7412dfb"
+# %% [markdown] lang="en" partner="11214cf2"
 # *The repair*: give padding the label −100, as `training.collate` does. Never call the padding token a label, and be
 # careful when padding token and end-of-text token are one and the same, as they are here and in Qwen: mask by position,
 # not by token id.
@@ -655,7 +655,7 @@ claim("pad-hides", loss_on(colleague, answers) - loss_on(tuned, answers), at_lea
 # *修理方法*：把填充位置的标签设为 −100，`training.collate` 就是这样做的。永远不要把填充符当成标签；当填充符和文本结束符
 # 是同一个词元时（这里和 Qwen 都是如此）要格外小心：按位置掩码，不要按词元编号掩码。
 #
-# **展品二。**这个模型的答案是对的，可是答完之后还说个不停。
+# **展品二**。这个模型的答案是对的，可是答完之后还说个不停。
 
 # %%
 stop = tokenizer.convert_tokens_to_ids(chat.IM_END)

@@ -474,7 +474,7 @@ claim("step-3-explained", final["start-a"] / floor(y, rank), at_most=1.01)
 claim("cut-is-worse", cut_loss / losses[-1], at_least=1.05)
 claim("not-the-nearest", ((found - M).norm() / optimum.sqrt()).item(), at_least=1.05)
 
-# %% [markdown] lang="en" partner="181a0e01"
+# %% [markdown] lang="en" partner="afbf6cdc"
 # Keep this for the next step: **LoRA does not look for the best approximation of a matrix, but of what the matrix does to
 # its inputs.** A spectrum of $\Delta W$ therefore tells less than it seems to.
 #
@@ -484,7 +484,7 @@ claim("not-the-nearest", ((found - M).norm() / optimum.sqrt()).item(), at_least=
 # 01), subtract, and look. This takes about ten seconds.
 
 # %% [markdown] lang="zh" partner="847dd24b"
-# 记住这一点，下一步要用：**LoRA 找的不是矩阵的最佳近似，而是矩阵对输入的作用的最佳近似。**所以 $\Delta W$ 的谱说明的东西，比看上去
+# 记住这一点，下一步要用：**LoRA 找的不是矩阵的最佳近似，而是矩阵对输入的作用的最佳近似**。所以 $\Delta W$ 的谱说明的东西，比看上去
 # 要少。
 #
 # ## 第 6 步 · 真实模型的更新量
@@ -994,7 +994,7 @@ for name in ("base", "1", "4", "8", "32", "lora", "tuned"):
     losses = [run["dev_loss"][name] for run in stored_runs]
     print(f"{T('loss-' + name)}: {min(losses):.3f} – {max(losses):.3f}")
 
-# %% [markdown] lang="en" partner="9d9d44ad"
+# %% [markdown] lang="en" partner="324f1736"
 # ## Bug museum
 #
 # For both exhibits we need a good adapter. The SVD gives one without training: `B` and `A` are the first terms of the
@@ -1008,7 +1008,7 @@ for name in ("base", "1", "4", "8", "32", "lora", "tuned"):
 #
 # 两件展品都需要一个好的适配器。SVD 不用训练就能给出：把真实更新量的前几项平分给 `B` 和 `A`。
 #
-# **展品一。**模型用一个程序训练，用另一个程序部署。在训练的地方，它用 JSON 回答；部署之后，它像基座一样聊起天来。程序不报错，形状
+# **展品一**。模型用一个程序训练，用另一个程序部署。在训练的地方，它用 JSON 回答；部署之后，它像基座一样聊起天来。程序不报错，形状
 # 都对得上，文件也是同一份。
 
 # %%
@@ -1034,7 +1034,7 @@ for name, (loss, valid, _) in (("trained", in_training), ("served", in_service))
 claim("alpha-forgotten", in_service[1].item(), at_most=0.1)
 claim("alpha-forgotten-loss", ((untouched[0] - in_service[0]) / (untouched[0] - whole[0])).item(), at_least=0.8)
 
-# %% [markdown] lang="en" partner="f3e66a73"
+# %% [markdown] lang="en" partner="c7845127"
 # The second program forgot `alpha / r`, so half of the update is missing. Most of the improvement in loss is there, and hardly a
 # valid answer: again the loss looks at the wrong tokens. With `alpha` equal to the rank the bug would not show at all.
 # *The repair*: one function that merges, and a test that compares merged with unmerged.
@@ -1047,7 +1047,7 @@ claim("alpha-forgotten-loss", ((untouched[0] - in_service[0]) / (untouched[0] - 
 # 恰好等于秩，这个错误根本显不出来。
 # *修理方法*：合并只写一个函数，并写一个测试来比较合并前后的输出。
 #
-# **展品二。**有人按教科书的次序去乘因子，而张量是 PyTorch 的布局。大多数层报形状错误。他得出结论：LoRA“只能用在方阵上”，于是只适配
+# **展品二**。有人按教科书的次序去乘因子，而张量是 PyTorch 的布局。大多数层报形状错误。他得出结论：LoRA“只能用在方阵上”，于是只适配
 # 方阵层，果然不再报错。
 
 # %%

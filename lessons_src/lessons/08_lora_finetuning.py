@@ -1006,7 +1006,7 @@ work = 4 * accounting.count(small).total * tokens  # forward and backward; froze
 fast, slow = work / (0.3 * 65e12), work / (0.04 * 65e12)  # of a T4's fp16 peak, 4 to 30 %: small kernels rarely fill it
 print(T("prediction").format(memory=memory / 1e9, fast=fast / 60, slow=slow / 60))
 
-# %% [markdown] lang="en" partner="c842d5ca"
+# %% [markdown] lang="en" partner="a4eaa125"
 # ## Bug museum
 #
 # Four exhibits. Nothing crashes in any of them. Symptom first: guess the cause before you read on.
@@ -1018,7 +1018,7 @@ print(T("prediction").format(memory=memory / 1e9, fast=fast / 60, slow=slow / 60
 #
 # 四件展品，程序都不报错。先看症状，猜猜原因，再往下读。
 #
-# **展品一。**训练一切正常。同事在自己的脚本里加载了权重，答案却很差。
+# **展品一**。训练一切正常。同事在自己的脚本里加载了权重，答案却很差。
 
 # %%
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -1034,7 +1034,7 @@ print(
 )
 claim("alpha-forgotten", lost, at_least=0.1)
 
-# %% [markdown] lang="en" partner="017915e0"
+# %% [markdown] lang="en" partner="05015761"
 # Every weight is right, and `lora_alpha` was left at its default: the scale is too small, and so is every update. *The
 # repair*: load with `PeftModel.from_pretrained`, which reads `adapter_config.json`; never copy weights without their
 # configuration.
@@ -1046,7 +1046,7 @@ claim("alpha-forgotten", lost, at_least=0.1)
 # 每个权重都对，只是 `lora_alpha` 用了默认值：缩放系数太小，所有更新也就都太小。*修理方法*：用 `PeftModel.from_pretrained`
 # 加载，它会读 `adapter_config.json`；不要只搬权重、不搬配置。
 #
-# **展品二。**一个分类器：问题属于八个主题中的哪一个？在笔记本里损失一路下降，重新加载之后又回到了起点。
+# **展品二**。一个分类器：问题属于八个主题中的哪一个？在笔记本里损失一路下降，重新加载之后又回到了起点。
 
 # %%
 from transformers import AutoModelForSequenceClassification
@@ -1090,7 +1090,7 @@ heads = [name for name in get_peft_model_state_dict(headless) if "score" in name
 claim("head-not-saved", len(heads), equals=0)
 claim("head-lost", there - here, at_least=0.1)
 
-# %% [markdown] lang="en" partner="9fda45b1"
+# %% [markdown] lang="en" partner="dc7fdac6"
 # LoRA bent the whole network towards a *random* head, which was frozen, and not saved: the next process draws another
 # one. *The repair*: `task_type="SEQ_CLS"` or `modules_to_save=["score"]`; then the head is trained and stands in the
 # file.
@@ -1101,7 +1101,7 @@ claim("head-lost", there - here, at_least=0.1)
 # LoRA 把整个网络都掰向了一个*随机*的分类头，而这个头被冻结，也没有保存：下一个进程会抽到另一个。*修理方法*：写上
 # `task_type="SEQ_CLS"` 或 `modules_to_save=["score"]`，分类头就会参与训练，也会存进文件。
 #
-# **展品三。**有人想换个配置接着训练，于是又调用了一次 `get_peft_model`。
+# **展品三**。有人想换个配置接着训练，于是又调用了一次 `get_peft_model`。
 
 # %%
 import warnings
@@ -1115,7 +1115,7 @@ left = sum(weight.abs().sum().item() for name, weight in twice.named_parameters(
 claim("second-call-erases", left, equals=0.0)
 claim("back-to-base", metrics.mean(evaluate(twice, few)["valid"]), at_most=0.02)
 
-# %% [markdown] lang="en" partner="aa815823"
+# %% [markdown] lang="en" partner="634a3bcd"
 # The base was changed in place by the first call, so the second finds adapters of the same name and starts them anew:
 # all that was trained is gone, and a warning is all one hears. *The repair*: to go on training, load the adapter with
 # `PeftModel.from_pretrained(..., is_trainable=True)`; for another configuration, start from a fresh base or call
@@ -1130,7 +1130,7 @@ claim("back-to-base", metrics.mean(evaluate(twice, few)["valid"]), at_most=0.02)
 # 第一次调用已经就地改动了基座，第二次调用发现同名的适配器，就把它们重新初始化：训练成果全没了，听到的只是一句警告。*修理方法*：
 # 接着训练，用 `PeftModel.from_pretrained(..., is_trainable=True)` 加载；换配置，就从新的基座开始，或者先调用 `.unload()`。
 #
-# **展品四。**答案是对的，但模型停不下来。结束符有标签，掩码也没错。问题在于这个词元是*新的*：基座从来没读到过它。
+# **展品四**。答案是对的，但模型停不下来。结束符有标签，掩码也没错。问题在于这个词元是*新的*：基座从来没读到过它。
 # （某些公开的基座里，`<|im_end|>` 就是这样：对话词元列在词表里，却从未训练过。）这里拿一个任何 UTF-8 文本里都不会出现的字节当结束符。
 
 # %%
