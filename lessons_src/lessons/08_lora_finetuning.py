@@ -875,6 +875,7 @@ training.fit(desk, guided, steps=120, batch_size=8, lr=models.rate("lora"))
 print(*chat.reply(desk, tokenizer, some), sep="\n")
 
 # %%
+desk.set_adapter("guide")
 opener = T("cheerful").split("{fact}")[0].strip()
 told = chat.reply(desk, tokenizer, test["question"][:64])
 claim("guide-is-cheerful", metrics.mean([reply.startswith(opener) for reply in told]), at_least=0.9)
