@@ -963,16 +963,16 @@ claim("rank-for-half-percent", round(0.005 * size / per_rank), equals=15)
 claim("rank-for-50-megabytes", round(50e6 / (2 * per_rank)), equals=10)
 claim("rank-for-millions", int(9_999_999 // per_rank), equals=3)
 
-# %% [markdown] lang="en" partner="6065ca97"
-# So: at rank 8, 0.5 % is off by nearly a factor of two. 50 MB fits a slightly higher rank, stored in 16 bits; as `peft` saves it
-# by default, in 32, rank 8 is already well above. The range 0.1 % to 1 % holds when all linear layers are adapted, and fails
+# %% [markdown] lang="en" partner="61df419f"
+# So: at rank 8, the quoted share is off by nearly a factor of two. The quoted size fits a slightly higher rank, stored in 16 bits; as `peft` saves it
+# by default, in 32, rank 8 is already well above. The quoted range holds when all linear layers are adapted, and fails
 # for the classical choice of queries and values. "From hundreds of millions to millions" is true of BERT. A 7B model
 # goes from billions to tens of millions, or to millions at a very low rank or on few layers. The share depends on the
 # model's shape, the rank and the targets; a percentage without these three says little.
 
-# %% [markdown] lang="zh" partner="f4102363"
-# 结论：秩 8 时，0.5% 差了约一倍。50 MB 对应稍高一点的秩，并且按 16 位存储；按 `peft` 默认的 32 位保存，秩 8 就已经明显超过了。
-# 0.1%～1% 在适配全部线性层时成立，只适配 q、v 这个经典选择时不成立。“从亿级降到百万级”对 BERT 是对的；7B 模型是从几十亿降到
+# %% [markdown] lang="zh" partner="5ffb8545"
+# 结论：秩 8 时，常说的占比差了约一倍。常说的大小对应稍高一点的秩，并且按 16 位存储；按 `peft` 默认的 32 位保存，秩 8 就已经明显超过了。
+# 常说的范围在适配全部线性层时成立，只适配 q、v 这个经典选择时不成立。“从亿级降到百万级”对 BERT 是对的；7B 模型是从几十亿降到
 # 千万级，除非秩很低，或者只适配少数几层，才到百万级。占比取决于模型形状、秩和目标层，离开这三样谈百分比，意义不大。
 
 # %% [markdown] lang="en" partner="5d678917"
