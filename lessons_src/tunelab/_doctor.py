@@ -14,7 +14,7 @@ from tunelab import session
 from tunelab.display import Verdict, table
 from tunelab.paths import CHECKOUT, course_file
 
-_NEEDED = ("torch", "transformers", "peft", "datasets", "numpy", "sklearn", "matplotlib")
+_NEEDED = ("torch", "transformers", "peft", "datasets", "numpy", "sklearn", "matplotlib", "chromadb", "flask")
 _MEMORY = 1.5e9  # bytes; the budget of a lesson
 _Say = Callable[[str, str], str]  # (English, Chinese) -> the reader's
 _Row = tuple[bool, str, str, str]  # ok, what is checked, what was found, what to do

