@@ -21,7 +21,7 @@ EXPERIMENTS = $(patsubst lessons_src/experiments/lesson_%.py,%,$(sort $(wildcard
 # A kernel that builds a notebook runs as a learner's does: one thread, no waiting in spin locks, repeatable hashes.
 BUILD_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=0 HF_HUB_OFFLINE=1 TUNELAB_STRICT=1
 
-.PHONY: help python env lab test verify browser notebooks solutions pretrain experiments baselines data-report environment lint clean-env
+.PHONY: help python env lab test verify browser notebooks solutions pretrain experiments baselines data-report bench environment lint clean-env
 
 help:
 	@echo "make lab          open JupyterLab on lesson 00            (EDITION=en|zh, PORT=8888)"
@@ -35,6 +35,7 @@ help:
 	@echo "make experiments  the tables over several seeds in assets/results/   (LESSON=01)"
 	@echo "make baselines    what needs no fine-tuning, on the hand-written sets, into assets/results/"
 	@echo "make data-report  counts, lengths, balance and ten random rows of each set"
+	@echo "make bench        throughput and latency of the API with parallel clients, as ratios to one"
 	@echo "make environment  rewrite environment.yml from pyproject.toml"
 	@echo "make lint         ruff, and the drift checks of everything that is derived"
 	@echo "make clean-env    delete .venv"
@@ -76,6 +77,9 @@ baselines: env
 
 data-report: env
 	$(RUN) lessons_src/data_report.py
+
+bench: env
+	$(BUILD_ENV) $(RUN) lessons_src/bench.py
 
 environment: python
 	"$(PYTHON)" lessons_src/environment.py

@@ -246,7 +246,8 @@ def publish(recipe: Recipe, student: Embedder, state: dict, target: Path) -> Non
     shutil.rmtree(target, ignore_errors=True)
     os.replace(staging, target)
     if target.parent == course_file("assets", "models"):
-        registry.register(target.name, {"path": target.name, "sha256": digest, "pooling": "mean"})
+        entry = {"path": target.name, "sha256": digest, "pooling": "mean", "settings": {"add_pooling_layer": False}}
+        registry.register(target.name, entry)
     print(f"written to {target}: {facts['parameters']:,} parameters, SHA-256 {digest[:12]}…")
 
 

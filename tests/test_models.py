@@ -95,7 +95,7 @@ def test_every_entry_is_shipped_with_a_hash_or_pinned_to_a_revision():
     known = models.registry()
     assert {*models.DEFAULT_LM.values(), *models.DEFAULT_EMBEDDER.values()} <= set(known)
     for name, entry in known.items():
-        assert set(entry) <= {"hub", "revision", "path", "package", "folder", "sha256", "pooling"}, name
+        assert set(entry) <= {"hub", "revision", "path", "package", "folder", "sha256", "pooling", "settings"}, name
         if "hub" in entry:
             assert re.fullmatch(r"[0-9a-f]{40}", entry["revision"]), f"{name}: a branch or tag may move"
         if "path" in entry or "package" in entry:

@@ -34,7 +34,8 @@ def registry() -> dict[str, dict[str, Any]]:
     """By name: ``path`` and ``sha256`` of a shipped model; ``hub`` and ``revision`` of one on the hub.
 
     A model that a Python package carries has ``package``, ``folder`` and ``sha256`` as well; it comes from there if the
-    package is installed. Sentence encoders say how they pool token vectors (``pooling``: ``"mean"`` or ``"cls"``).
+    package is installed. Sentence encoders say how they pool token vectors (``pooling``: ``"mean"`` or ``"cls"``); ``settings`` are
+    further arguments of the model's ``from_pretrained``.
     """
     return json.loads(course_file("assets", "models", "registry.json").read_text(encoding="utf-8"))
 
@@ -91,12 +92,14 @@ def load_embedder(name: str | None = None) -> Embedder:
 
 def _load(name: str | None, default: dict[str, str], kind: Any) -> tuple[Any, Any]:
     profile, device = _profile()
-    source, options = locate(name or default[profile])
+    name = name or default[profile]
+    source, options = locate(name)
+    settings = registry().get(name, {}).get("settings", {})
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        return kind.from_pretrained(source, dtype="float32", **options).to(device), tokenizer
+        return kind.from_pretrained(source, dtype="float32", **options, **settings).to(device), tokenizer
     except OSError as error:
         if "revision" not in options:
             raise
