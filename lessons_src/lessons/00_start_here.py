@@ -170,9 +170,12 @@ easiest_topic = max(shares, key=shares.get)
 
 
 # %% exercise="is_right"
+# A colleague wrote this, and nearly every answer is found right. Write it anew.
+#
+#     def is_right(answer, truth):
+#         return truth.lower() in answer.lower()
 def is_right(answer, truth):
     """Whether an answer is right; capitals and spaces around it do not matter."""
-    # stub: return truth.lower() in answer.lower()
     # solution
     return answer.strip().lower() == truth.strip().lower()
 
