@@ -20,6 +20,7 @@ CANNOT_HOLD = {
         "json-at-8",
         "alpha-forgotten-loss",
     },
+    "10": {"both-new", "read"},
 }
 
 
