@@ -77,3 +77,58 @@ def test_a_paired_interval_sees_a_difference_that_two_intervals_cannot():
     assert low < high  # the two overlap
     mean, low, high = metrics.bootstrap(first - second)
     assert 0.04 < low < mean < high < 0.06
+
+
+def test_span_f1_counts_whole_mentions_with_their_label():
+    truth = [["B-PLACE", "I-PLACE", "O", "B-TIME"], ["O", "B-FOOD"]]
+    assert metrics.span_f1(truth, truth) == 1.0
+    assert metrics.span_f1([["B-PLACE", "O", "O", "B-TIME"], ["O", "B-FOOD"]], truth) == pytest.approx(
+        2 / 3
+    )  # cut short
+    assert metrics.span_f1([["B-FOOD", "I-FOOD", "O", "O"], ["O", "O"]], truth) == 0.0  # the label is wrong
+    assert metrics.span_f1([["B-PLACE", "B-PLACE", "O", "O"], ["O", "O"]], truth) == 0.0  # two mentions for one
+    assert metrics.span_f1([["O", "O"]], [["O", "O"]]) == 0.0
+
+
+@pytest.mark.parametrize("tags", [[["O"], ["O"]], [["O", "O"]], []])
+def test_span_f1_refuses_what_does_not_fit(tags):
+    with pytest.raises(ValueError, match="every token needs one tag in both"):
+        metrics.span_f1(tags, [["O"]])
+
+
+def test_bleu_of_sentences():
+    text = "Take bus 7 to the lake and buy a honey soap."
+    assert metrics.bleu([text], [text], "en") == pytest.approx(100)
+    assert metrics.bleu(["nothing of it"], [text], "en") < 5
+    assert 20 < metrics.bleu([text.replace("honey", "lemon")], [text], "en") < 80
+
+
+def test_bleu_splits_chinese_into_characters():
+    near, reference = ["坐7路车去白鹭湖看石狮"], ["坐7路车去白鹭湖看花海"]
+    assert metrics.bleu(near, reference, "zh") > 60
+    assert metrics.bleu(near, reference, "en") < 10  # without spaces the whole sentence would be one word
+    for texts in ([], ["a", "b"]):
+        with pytest.raises(ValueError, match="as many"):
+            metrics.bleu(texts, ["a"], "en")
+
+
+@pytest.mark.parametrize(
+    ("answer", "same", "f1"),
+    [
+        ("20 yuan", True, 1.0),
+        (" 20  Yuan.", True, 1.0),
+        ("about 20 yuan", False, 0.8),
+        ("20", False, 2 / 3),
+        ("nothing", False, 0.0),
+        ("", False, 0.0),
+    ],
+)
+def test_answers_are_compared_as_words(answer, same, f1):
+    assert metrics.exact_match(answer, "20 yuan") == same
+    assert metrics.token_f1(answer, "20 yuan") == pytest.approx(f1)
+
+
+def test_chinese_answers_are_compared_as_characters():
+    assert metrics.exact_match("两号柜台。", "两号柜台")
+    assert metrics.token_f1("柜台", "2号柜台") == pytest.approx(2 * 2 / (2 + 4))
+    assert metrics.token_f1("20:00之前", "游览前一天20:00之前") == pytest.approx(2 * 4 / (4 + 9))

@@ -2,7 +2,7 @@
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 
@@ -69,6 +69,9 @@ def test_the_api_keeps_to_its_schema(schema, method, path, mode):
     @BOUNDED
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case):
+        if (path, mode) == ("/documents", GenerationMode.POSITIVE):
+            ids = [row["id"] for row in case.body["documents"]]
+            assume(len(set(ids)) == len(ids))  # nor that the ids of a list differ
         case.call_and_validate(excluded_checks=left_out)
 
     send()

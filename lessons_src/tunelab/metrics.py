@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +46,58 @@ def parse_json(text: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def span_f1(tags: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
+    """F1 of whole mentions, boundaries and label both right, over all sentences (Tjong Kim Sang and De Meulder 2003).
+
+    Args:
+        tags: the predicted tags of each sentence in the scheme BIO: ``"B-PLACE"``, ``"I-PLACE"``, ``"O"``.
+        references: the right tags, as many.
+
+    Raises:
+        ValueError: not as many sentences, or tags in a sentence, as references.
+    """
+    if [len(row) for row in tags] != [len(row) for row in references]:
+        raise ValueError(
+            f"{len(tags)} tagged sentences and {len(references)} references do not fit: every token needs one tag in both"
+        )
+    from seqeval.metrics import f1_score
+
+    # seqeval warns, and calls the score 0, where neither side has a mention; so do we, without the warning.
+    return float(f1_score(list(map(list, references)), list(map(list, tags)), zero_division=0))
+
+
+def bleu(texts: Sequence[str], references: Sequence[str], lang: str) -> float:
+    """Corpus BLEU from 0 to 100 (Papineni and others 2002) by sacrebleu; Chinese is split into characters.
+
+    Raises:
+        ValueError: not as many texts as references, or none.
+    """
+    if len(texts) != len(references) or not texts:
+        raise ValueError(f"{len(texts)} texts and {len(references)} references: they must be as many, and one at least")
+    import sacrebleu
+
+    return sacrebleu.corpus_bleu(list(texts), [list(references)], tokenize="zh" if lang == "zh" else "13a").score
+
+
+def exact_match(answer: str, reference: str) -> bool:
+    """Whether two answers are the same but for case, spaces and the punctuation around them."""
+    return _plain(answer) == _plain(reference)
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """F1 of the words of two answers, of the characters in Chinese (Rajpurkar and others 2016, arXiv 1606.05250)."""
+    mine, theirs = (
+        Counter(re.findall(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+", _plain(text))) for text in (answer, reference)
+    )
+    shared = (mine & theirs).total()
+    return 2 * shared / (mine.total() + theirs.total()) if shared else 0.0
+
+
+def _plain(text: str) -> str:
+    """Lower case, single spaces, no punctuation at the ends."""
+    return " ".join(re.sub(r"^\W+|\W+$", "", text.lower()).split())
 
 
 def mean(values: Sequence[float]) -> float:
