@@ -11,6 +11,22 @@ from tunelab.paths import course_file
 # By lesson: claims that cannot hold when no weight moves.
 CANNOT_HOLD = {
     "01": {"beats-unigram", "tuned-valid", "tuned-new-places", "scratch-valid", "forgetting", "all-moved"},
+    "02": {
+        "reviews-generated",
+        "entities-generated",
+        "entities-hand",
+        "plans-generated",
+        "instructions-known",
+        "methods-learn",
+    },
+    "04": {
+        "lora-answers",
+        "adapter-answers",
+        "llama-recovers",
+        "adapter-helps-dialogue",
+        "learns-to-pad",
+        "never-recovers",
+    },
     "07": {
         "above-random",
         "above-base",

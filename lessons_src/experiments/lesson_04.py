@@ -1,0 +1,411 @@
+"""Lesson 04 over several seeds: a dozen ways to tune few parameters, on the same questions with the same number of rates.
+
+Four parts. ``sweep``: four learning rates a method, one seed, short runs, on the dev questions. ``methods``: five seeds at
+the best rate, on the test questions. ``dialogue``: the bottleneck adapter on a Llama-shaped model. ``depth``: prompt tuning
+against LoRA on the first layers of MiniLM.
+
+The bottleneck adapter, the soft prompt and the conversion to Llama's shape are those of the lesson, read from its source.
+Each finished run is a line of build/lesson_04.jsonl: a run that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import json
+import time
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from experiments import run_all, store
+from tunelab import chat, corpus, data, metrics, models, training, world
+from tunelab.paths import CHECKOUT, course_file
+
+STEPS, SWEEP_STEPS, DIALOGUE_STEPS, BATCH, TOKENS = 120, 40, 80, 8, 20
+EVERY = {"dev": 3, "test": 4}  # of the hand-written questions, one in so many is asked
+SWEEP_SEED = 100
+MATRICES, VECTORS = (1.5e-3, 5e-3, 1e-2, 2e-2), (1e-2, 3e-2, 1e-1, 3e-1)
+RATES = {
+    "full": (5e-4, 1.5e-3, 3e-3, 6e-3),
+    "lora": MATRICES,
+    "dora": MATRICES,
+    "adapter": MATRICES,
+    "vera": VECTORS,
+    "ia3": VECTORS,
+    "norms": VECTORS,
+    "prefix": VECTORS,
+    "p-tuning": (3e-3, 1e-2, 3e-2, 1e-1),
+    "prompt-random": (5e-3, 3e-2, 1e-1, 3e-1),
+    "prompt": (5e-3, 3e-2, 1e-1, 3e-1),
+    "prompt-examples": VECTORS,
+    "llama-adapter": VECTORS,
+}
+DEPTH_RATES = {"lora": (1e-3, 3e-3), "prompt": (3e-3, 3e-2)}
+LAYERS = (1, 3, 6)  # of MiniLM's six
+TAUGHT = ("Adapter", "with_adapters", "SoftPrompt", "as_llama")
+NEEDED = ("SAME",)  # a list that as_llama reads
+
+
+@cache
+def taught() -> dict[str, Any]:
+    """The classes and functions of the lesson's own source that the experiments need, by name."""
+    (source,) = course_file("lessons").glob("04_*.py")
+    nodes = [
+        node
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or getattr(node, "name", None) in TAUGHT
+        or any(isinstance(n, ast.Name) and n.id in NEEDED and isinstance(n.ctx, ast.Store) for n in ast.walk(node))
+    ]
+    scope: dict[str, Any] = {}
+    exec(compile(ast.Module(nodes, []), source.name, "exec"), scope)
+    return {name: scope[name] for name in TAUGHT}
+
+
+@cache
+def base_model() -> tuple[Any, Any]:
+    """The course's base and its tokenizer."""
+    return models.load_lm()
+
+
+@cache
+def llama_model(lang: str) -> Any:
+    """The base in Llama's shape, after a short recovery on the pre-training corpus, as in the lesson."""
+    base, tokenizer = base_model()
+    documents = corpus.documents(5, (lang,))
+    texts = [tokenizer(next(documents)[2])["input_ids"][:96] for _ in range(640)]
+    rows = [{"input_ids": ids, "labels": ids} for ids in texts]
+    llama = taught()["as_llama"](base, training.collate(rows[:16], pad=0))
+    training.fit(llama, rows, steps=40, lr=1e-3, progress=False)
+    return llama
+
+
+def configuration(method: str) -> Any:
+    """peft's configuration of a method."""
+    import peft
+
+    tokens, task = {"num_virtual_tokens": TOKENS}, {"task_type": "CAUSAL_LM"}
+    lora = {"r": 8, "lora_alpha": 32, "target_modules": "all-linear"} | task
+    norms = ["input_layernorm", "post_attention_layernorm", "norm"]
+    return {
+        "lora": lambda: peft.LoraConfig(**lora),
+        "dora": lambda: peft.LoraConfig(**lora, use_dora=True),
+        "vera": lambda: peft.VeraConfig(r=64, target_modules="all-linear", **task),
+        "ia3": lambda: peft.IA3Config(**task),
+        "norms": lambda: peft.LNTuningConfig(target_modules=norms, **task),
+        "prefix": lambda: peft.PrefixTuningConfig(**tokens, **task),
+        "p-tuning": lambda: peft.PromptEncoderConfig(encoder_hidden_size=128, **tokens, **task),
+        "llama-adapter": lambda: peft.AdaptionPromptConfig(adapter_len=10, adapter_layers=4, **task),
+    }[method]()
+
+
+def prepared(method: str, lang: str, seed: int) -> Any:
+    """A model that is ready to be trained by ``method``."""
+    import torch
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    base, _ = base_model()
+    if method == "full":
+        return copy.deepcopy(base).requires_grad_(True)
+    if method == "adapter":
+        return taught()["with_adapters"](base, 32)
+    if method.startswith("prompt"):
+        vocabulary = base.get_input_embeddings().weight
+        some = torch.randperm(len(vocabulary))[:TOKENS]
+        if method == "prompt-examples":  # two questions with their answers, from the training set
+            shown = chat.encode_pairs(base_model()[1], data.load("questions", lang, "train", size=2, seed=seed))
+            some = torch.tensor(shown[0]["input_ids"] + shown[1]["input_ids"])
+        start = torch.randn(TOKENS, base.config.hidden_size) if method == "prompt-random" else vocabulary[some]
+        return taught()["SoftPrompt"](base, start)
+    start = llama_model(lang) if "llama" in method else base
+    return get_peft_model(copy.deepcopy(start), configuration(method))
+
+
+def answers(method: str, model: Any, questions: list[str]) -> list[str]:
+    """The replies; with virtual tokens of peft, questions of one length at a time, since padding would disturb them."""
+    base, tokenizer = base_model()
+    if method == "p-tuning":  # its network has done its work: what is left is a soft prompt
+        model = taught()["SoftPrompt"](base, model.get_prompt(batch_size=1)[0])
+    if method != "prefix":
+        return chat.reply(model, tokenizer, questions)
+    replies, lengths = [""] * len(questions), [len(tokenizer(question)["input_ids"]) for question in questions]
+    for length in sorted(set(lengths)):
+        rows = [i for i, other in enumerate(lengths) if other == length]
+        for i, reply in zip(rows, chat.reply(model, tokenizer, [questions[i] for i in rows]), strict=True):
+            replies[i] = reply
+    return replies
+
+
+def run(part: str, method: str, lang: str, seed: int, lr: float, journal: str) -> dict[str, Any]:
+    """One training, scored; adds its line to ``journal``."""
+    what = {"dialogue": run_dialogue, "depth": run_depth, "depth-sweep": run_depth}.get(part, run_questions)
+    result = {"part": part, "method": method, "lang": lang, "seed": seed, "lr": lr}
+    result |= what(part, method, lang, seed, lr)
+    with Path(journal).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result | {"base_sha256": _base_hash()}) + "\n")
+    return result
+
+
+def run_questions(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
+    """A fine-tuning on generated questions, scored on hand-written ones."""
+    import torch
+
+    _, tokenizer = base_model()
+    split, steps = ("dev", SWEEP_STEPS) if part == "sweep" else ("test", STEPS)
+    asked = data.load("questions", lang, split)
+    asked = asked.select(range(0, len(asked), EVERY[split]))
+    rows = chat.encode_pairs(tokenizer, data.load("questions", lang, "train", size=steps * BATCH, seed=seed))
+    model = prepared(method, lang, seed)
+    result = {"trained": sum(p.numel() for p in model.parameters() if p.requires_grad), "steps": steps}
+    started = time.process_time()
+    try:
+        history = training.fit(model, rows, steps=steps, lr=lr, batch_size=BATCH, seed=seed, progress=False)
+    except training.TrainingError:  # the rate is so high that the loss is no number
+        return result | {"loss": None, "valid": 0.0, "answer": 0.0, "record": 0.0, "test_loss": 99.0}
+    result |= {"cpu_seconds": round(time.process_time() - started, 1), "loss": round(history.final, 4)}
+    model.eval()
+    batch = training.collate(list(chat.encode_pairs(tokenizer, asked)), pad=0)
+    with torch.no_grad():
+        result["test_loss"] = round(model(**batch).loss.item(), 4)
+    scores = metrics.score_json(answers(method, model, list(asked["question"])), asked)
+    result |= {name: round(metrics.mean(scores[name]), 4) for name in ("valid", "answer", "record")}
+    return result | {"right": "".join("01"[value] for value in scores["answer"])}
+
+
+def turns(tokenizer: Any, lang: str) -> list[tuple[str, str]]:
+    """For each answer of the hand-written dialogues that must state a fact: the dialogue so far, and the fact."""
+    found = []
+    for row in data.load("dialogues", lang, "test"):
+        spoken = [i for i, message in enumerate(row["messages"]) if message["role"] == "assistant"]
+        for i, fact in zip(spoken, row["expect"], strict=True):
+            if fact["value"]:
+                form = {"tokenize": False, "add_generation_prompt": True}
+                found.append((tokenizer.apply_chat_template(row["messages"][:i], **form), fact["value"]))
+    return found
+
+
+def run_dialogue(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
+    """The bottleneck adapter on the Llama-shaped model, trained on generated dialogues; ``untouched`` without training."""
+    import torch
+
+    _, tokenizer = base_model()
+    torch.manual_seed(seed)
+    model = taught()["with_adapters"](llama_model(lang), 32)
+    started, result = time.process_time(), {"loss": None}
+    if method == "adapter":
+        rows = [chat.encode(tokenizer, row["messages"]) for row in data.load("dialogues", lang, "train", seed=seed)]
+        history = training.fit(model, rows, steps=DIALOGUE_STEPS, lr=lr, batch_size=BATCH, seed=seed, progress=False)
+        result = {"loss": round(history.final, 4)}
+    result["cpu_seconds"] = round(time.process_time() - started, 1)
+    asked, wanted = zip(*turns(tokenizer, lang), strict=True)
+    said = chat.complete(model, tokenizer, list(asked))
+    right = [fact in reply for reply, fact in zip(said, wanted, strict=True)]
+    return result | {"answer": round(metrics.mean(right), 4), "right": "".join("01"[value] for value in right)}
+
+
+def run_depth(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
+    """LoRA or prompt tuning (``lora-3``: on the first three layers of MiniLM) for the topic of an English question."""
+    import peft
+    import torch
+
+    kind, layers = method.split("-")
+    torch.manual_seed(seed)
+    encoder, tokenizer = models.load_encoder("minilm")
+    encoder.encoder.layer = encoder.encoder.layer[: int(layers)]
+    whole = sum(p.numel() for p in encoder.parameters())
+    config = {
+        "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"]),
+        "prompt": lambda: None,
+        "head": lambda: None,
+    }[kind]()
+    vocabulary = encoder.embeddings.word_embeddings.weight
+    prompt = torch.nn.Parameter(vocabulary[torch.randint(1996, len(vocabulary), (TOKENS,))].detach().clone())
+    model = peft.get_peft_model(encoder, config) if config else encoder.requires_grad_(False)
+    head = torch.nn.Linear(384, len(world.TOPICS))
+    train = data.load("questions", "en", "train", size=1000, seed=seed)
+    asked = data.load("questions", "en", "dev" if part == "depth-sweep" else "test")
+    asked = asked.select(range(0, len(asked), 3))
+
+    def logits(questions: list[str]) -> Any:
+        batch = tokenizer(questions, return_tensors="pt", padding=True)
+        mask = batch["attention_mask"]
+        inputs = encoder.embeddings.word_embeddings(batch["input_ids"])
+        if kind == "prompt":
+            inputs = torch.cat([prompt.expand(len(questions), -1, -1), inputs], dim=1)
+            mask = torch.cat([mask.new_ones(len(questions), TOKENS), mask], dim=1)
+        states = model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
+        mask = mask[..., None].float()
+        return head((states * mask).sum(1) / mask.sum(1))  # (questions, topics)
+
+    inside = [prompt] if kind == "prompt" else [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": head.parameters(), "lr": 1e-2}] + ([{"params": inside, "lr": lr}] if inside else [])
+    optimizer, losses = torch.optim.AdamW(groups, weight_decay=0.0), []
+    started = time.process_time()
+    for step in range(60):
+        rows = train.select(range(16 * step, 16 * step + 16))
+        topics = torch.tensor([world.TOPICS.index(topic) for topic in rows["topic"]])
+        loss = torch.nn.functional.cross_entropy(logits(list(rows["question"])), topics)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    seconds = round(time.process_time() - started, 1)
+    model.eval()
+    with torch.no_grad():
+        found = torch.cat([logits(list(asked["question"][i : i + 64])) for i in range(0, len(asked), 64)]).argmax(1)
+    right = [world.TOPICS[i] == topic for i, topic in zip(found.tolist(), asked["topic"], strict=True)]
+    result = {"parameters": whole, "trained": sum(p.numel() for p in inside), "cpu_seconds": seconds}
+    result |= {"loss": round(mean(losses[-10:]), 4), "answer": round(metrics.mean(right), 4)}
+    return result | {"right": "".join("01"[value] for value in right)}
+
+
+def _base_hash() -> str:
+    return models.registry()["travel-base"]["sha256"]
+
+
+def finished(journal: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The runs of the journal that were made with this base, by (part, method, language, seed, rate)."""
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
+    runs = [json.loads(line) for line in lines]
+    return {
+        (run["part"], run["method"], run["lang"], run["seed"], run["lr"]): {
+            key: value for key, value in run.items() if key != "base_sha256"
+        }
+        for run in runs
+        if run["base_sha256"] == _base_hash()
+    }
+
+
+def sweep_jobs() -> list[tuple[Any, ...]]:
+    """Four rates of each method in both languages, one seed."""
+    return [
+        ("sweep", method, lang, SWEEP_SEED, lr)
+        for method, rates in RATES.items()
+        for lang, lr in product(world.LANGUAGES, rates)
+    ]
+
+
+def best_rates(done: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, float]:
+    """By method, the rate with the most exact answers on dev over both languages; of equal ones, that of the least loss."""
+
+    def merit(method: str, lr: float) -> tuple[float, float]:
+        runs = [done["sweep", method, lang, SWEEP_SEED, lr] for lang in world.LANGUAGES]
+        return mean(run["answer"] for run in runs), -mean(run["test_loss"] for run in runs)
+
+    return {method: max(rates, key=lambda lr: merit(method, lr)) for method, rates in RATES.items()}
+
+
+def method_jobs(best: dict[str, float], seeds: int) -> list[tuple[Any, ...]]:
+    """Each method at its best rate; and a careless prompt: random, at a rate that would suit LoRA."""
+    chosen = [*best.items(), ("prompt-random", RATES["prompt-random"][0])]
+    return [
+        ("methods", method, lang, s, lr) for s, (method, lr), lang in product(range(seeds), chosen, world.LANGUAGES)
+    ]
+
+
+def depth_sweep_jobs() -> list[tuple[Any, ...]]:
+    """LoRA and prompt tuning on MiniLM's first layers: two rates each on dev; English, for MiniLM is English."""
+    return [
+        ("depth-sweep", f"{kind}-{layers}", "en", SWEEP_SEED, lr)
+        for kind, layers in product(DEPTH_RATES, LAYERS)
+        for lr in DEPTH_RATES[kind]
+    ]
+
+
+def depth_jobs(done: dict[tuple[Any, ...], dict[str, Any]], seeds: int) -> list[tuple[Any, ...]]:
+    """The same at the better rate, and the head alone, on test."""
+
+    def best(kind: str, layers: int) -> float:
+        method = f"{kind}-{layers}"
+        scores = {lr: done["depth-sweep", method, "en", SWEEP_SEED, lr] for lr in DEPTH_RATES[kind]}
+        return max(scores, key=lambda lr: (scores[lr]["answer"], -scores[lr]["loss"]))
+
+    return [
+        ("depth", f"{kind}-{layers}", "en", seed, best(kind, layers) if kind in DEPTH_RATES else 0.0)
+        for seed, layers, kind in product(range(seeds), LAYERS, (*DEPTH_RATES, "head"))
+    ]
+
+
+def dialogue_jobs(seeds: int) -> list[tuple[Any, ...]]:
+    """The adapter on the Llama-shaped model, and that model untouched."""
+    trained = [("dialogue", "adapter", lang, seed, 5e-3) for seed, lang in product(range(seeds), world.LANGUAGES)]
+    return trained + [("dialogue", "untouched", lang, 0, 0.0) for lang in world.LANGUAGES]
+
+
+def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, least and most over the seeds by part, method, rate and language."""
+    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in runs:
+        rows.setdefault((one["part"], one["method"], one["lr"], one["lang"]), []).append(one)
+    table = []
+    for (part, method, lr, lang), chosen in rows.items():
+        scores = [one["answer"] for one in chosen]
+        row = {"part": part, "method": method, "lr": lr, "lang": lang, "seeds": len(chosen)}
+        row |= {"mean": round(mean(scores), 4), "low": min(scores), "high": max(scores)}
+        for name in ("valid", "test_loss"):
+            if name in chosen[0]:
+                row[name] = round(mean(one[name] for one in chosen), 4)
+        table.append(row)
+    return table
+
+
+def line(r: dict[str, Any]) -> str:
+    """One run, for the screen."""
+    extra = "".join(f" · {name} {r[name]:.3f}" for name in ("valid", "test_loss") if name in r)
+    return (
+        f"{r['part']:8} {r['method']:14} {r['lang']} seed {r['seed']} lr {r['lr']:g} · {r.get('cpu_seconds')} s · "
+        f"answer {r['answer']:.3f}{extra}"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--limit", type=int, default=None, help="at most so many new runs, then stop")
+    parser.add_argument("--out", type=Path, default=course_file("assets", "results", "lesson_04.json"))
+    args = parser.parse_args()
+    journal = (CHECKOUT or Path()) / "build" / "lesson_04.jsonl"
+    journal.parent.mkdir(exist_ok=True)
+    left = args.limit
+
+    def complete(jobs: list[tuple[Any, ...]]) -> bool:
+        """Runs what is missing, as far as the limit allows; whether all are done."""
+        nonlocal left
+        missing = [job for job in jobs if job not in finished(journal)]
+        now = missing if left is None else missing[:left]
+        left = None if left is None else left - len(now)
+        run_all(run, [(*job, str(journal)) for job in now], line, args.processes)
+        print(f"{len(jobs)} runs of {jobs[0][0]}, {len(missing) - len(now)} still to do", flush=True)
+        return len(now) == len(missing)
+
+    stages: list[Callable[[], list[tuple[Any, ...]]]] = [
+        sweep_jobs,
+        lambda: method_jobs(best_rates(finished(journal)), args.seeds),
+        lambda: dialogue_jobs(args.seeds),
+        depth_sweep_jobs,
+        lambda: depth_jobs(finished(journal), args.seeds),
+    ]
+    wanted: list[tuple[Any, ...]] = []
+    for stage in stages:
+        jobs = stage()
+        if not complete(jobs):
+            return
+        wanted += jobs
+    done = finished(journal)
+    runs = [done[job] for job in wanted]
+    settings = {"steps": STEPS, "sweep_steps": SWEEP_STEPS, "dialogue_steps": DIALOGUE_STEPS}
+    settings |= {"batch_size": BATCH, "virtual_tokens": TOKENS}
+    table = {**settings, "best": best_rates(done), "summary": summary(runs), "runs": runs}
+    store(args.out, "experiments.lesson_04", table)
+
+
+if __name__ == "__main__":
+    main()
