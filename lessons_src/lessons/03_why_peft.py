@@ -814,7 +814,7 @@ for name in dict.fromkeys(name for name, _ in stored):
     print(T("step-ratios").format(name=name, lora=step["lora"] / step["full"], head=step["head"] / step["full"]))
 claim("step-of-half", step["lora"] / step["full"], between=(0.45, 0.85))
 
-# %% [markdown] lang="en" partner="05feec8d"
+# %% [markdown] lang="en" partner="104be816"
 # Two thirds, or somewhat less where the optimizer's work counts; on the smallest model hardly anything, since there the many small calls
 # cost more than the arithmetic. A factor of 24 cannot come from the step. Where it does occur, it comes from *around* it: a model that
 # no longer has to be spread over several cards or swapped out; a larger batch in the freed memory; fewer experiments
@@ -824,13 +824,13 @@ claim("step-of-half", step["lora"] / step["full"], between=(0.45, 0.85))
 #
 # Lesson 01 has stored five seeds of full fine-tuning and of LoRA on the same hand-written test questions. "The difference
 # is not significant" would prove nothing: with few questions no difference ever is. What we want is an **equivalence test**: name a
-# margin first, here five points, and see whether the *whole* 90 % interval of the difference lies inside it. (Two one-sided
-# tests at 5 % each, TOST; hence 90 and not 95.)
+# margin first, here five points, and see whether the *whole* interval of the difference lies inside it. (Two one-sided
+# tests, TOST: each of them has the level that the cell below names, so the interval leaves that much out at either end.)
 #
 # How the interval is made matters more than one thinks. The questions are paired, but they are not independent: one wording is
 # asked about six places. And another seed would give other models.
 
-# %% [markdown] lang="zh" partner="545e562c"
+# %% [markdown] lang="zh" partner="92f3618a"
 # 大约三分之二，优化器的开销占比大时还要再低一些；最小的模型上则几乎没有优势，因为那里的开销不在计算，而在一大堆小算子的调用。24 倍不可能来自单步。
 # 真有这样的提速，也来自*单步之外*：模型不必再拆到几张卡上，也不必来回换入换出；腾出的显存能放更大的批次；
 # 少了许多以“显存不足”收场的实验；检查点一眨眼就写完。这些都是好理由，但归根到底是显存的理由。
@@ -838,8 +838,8 @@ claim("step-of-half", step["lora"] / step["full"], between=(0.45, 0.85))
 # ## 第 8 步 · “接近，略逊”？
 #
 # 第 01 课存下了全量微调和 LoRA 各五个种子、在同一批手写测试题上的成绩。“差异不显著”证明不了什么：题目少了，什么差异都不显著。
-# 我们要的是**等效检验**：先定好允许的差距，这里是五个百分点，再看差值的 90% 区间是否*整个*落在里面。
-# （这相当于两个 5% 的单侧检验，即 TOST，所以是 90 而不是 95。）
+# 我们要的是**等效检验**：先定好允许的差距，这里是五个百分点，再看差值的区间是否*整个*落在里面。
+# （这相当于两个单侧检验，即 TOST；每个检验的水平写在下面的单元格里，区间两头各去掉这么多。）
 #
 # 区间怎么算，比想象的更要紧。题目是配对的，却不独立：同一种问法会问六个地方。换个种子，模型也会不同。
 
@@ -864,15 +864,18 @@ def by_wording(method, lang):
 
 
 # %%
+LEVEL = 0.05  # of each one-sided test
+
+
 def interval(lora, full, resample_seeds, draws=2000):
-    """90 % bootstrap interval of LoRA minus full: wordings are drawn together for both methods, seeds for each."""
+    """Bootstrap interval of LoRA minus full: wordings are drawn together for both methods, seeds for each."""
     rng, (seeds, wordings) = np.random.default_rng(0), lora.shape
     means = []
     for _ in range(draws):
         asked = rng.integers(0, wordings, wordings)
         mine, its = rng.integers(0, seeds, (2, seeds)) if resample_seeds else (slice(None), slice(None))
         means.append(lora[mine][:, asked].mean() - full[its][:, asked].mean())
-    return np.quantile(means, [0.05, 0.95])
+    return np.quantile(means, [LEVEL, 1 - LEVEL])
 
 
 # %%

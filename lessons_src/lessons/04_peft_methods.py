@@ -66,7 +66,6 @@ course = start("04", LANG)
 # %%
 import copy
 import json
-import warnings
 
 import torch
 
@@ -653,8 +652,7 @@ def inspect(start, config):
     for weight in trained(model).values():
         weight += 0.02 * torch.randn_like(weight)
     try:
-        with warnings.catch_warnings(action="ignore"):  # peft does not know Qwen3's norm by name, and warns
-            plain = copy.deepcopy(model).merge_and_unload()
+        plain = copy.deepcopy(model).merge_and_unload()
     except AttributeError:  # peft has nothing to call
         return count, begins, None
     return count, begins, gap(plain, model)

@@ -33,6 +33,8 @@ HARMLESS_WARNINGS = (
     (r"`is_gradient_checkpointing` is deprecated", FutureWarning),
     # Trainer asks for pinned memory; without an accelerator there is nothing to pin, and nothing is lost.
     (r"'pin_memory' argument is set as true but no accelerator is found", UserWarning),
+    # peft knows other models' norms by name, but not Qwen3's; it tunes and merges them all the same (lesson 04 checks it).
+    (r"Unsupported layer type '.*RMSNorm'", UserWarning),
     # tqdm without ipywidgets: the progress bar is drawn as text instead.
     (r"IProgress not found", Warning),
 )
