@@ -18,10 +18,11 @@ SHOTS ?= build/browser
 SOLUTIONS ?= build/solutions
 SELECT = $(if $(LESSON),--lesson $(LESSON)) $(if $(EDITION),--lang $(EDITION))
 EXPERIMENTS = $(patsubst lessons_src/experiments/lesson_%.py,%,$(sort $(wildcard lessons_src/experiments/lesson_*.py)))
+FAMILY = small medium large no-reviews encoder
 # A kernel that builds a notebook runs as a learner's does: one thread, no waiting in spin locks, repeatable hashes.
 BUILD_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=0 HF_HUB_OFFLINE=1 TUNELAB_STRICT=1
 
-.PHONY: help python env lab test verify browser notebooks solutions pretrain experiments baselines data-report bench environment lint clean-env
+.PHONY: help python env lab test verify browser notebooks solutions pretrain pretrain-family experiments baselines data-report bench environment lint clean-env
 
 help:
 	@echo "make lab          open JupyterLab on lesson 00            (EDITION=en|zh, PORT=8888)"
@@ -32,6 +33,7 @@ help:
 	@echo "make notebooks    rebuild notebooks/ from lessons_src/     (LESSON=01, EDITION=en|zh)"
 	@echo "make solutions    the notebooks with solutions filled in, into SOLUTIONS=build/solutions"
 	@echo "make pretrain     train the models of assets/models/ from nothing; goes on after an interrupt"
+	@echo "make pretrain-family  small models pre-trained alike, to be compared; goes on after an interrupt"
 	@echo "make experiments  the tables over several seeds in assets/results/   (LESSON=01)"
 	@echo "make baselines    what needs no fine-tuning, on the hand-written sets, into assets/results/"
 	@echo "make data-report  counts, lengths, balance and ten random rows of each set"
@@ -68,6 +70,9 @@ solutions: env
 pretrain: env
 	GOMP_SPINCOUNT=0 $(RUN) lessons_src/pretrain.py
 	GOMP_SPINCOUNT=0 $(RUN) lessons_src/distill.py
+
+pretrain-family: env
+	for n in $(FAMILY); do GOMP_SPINCOUNT=0 $(RUN) lessons_src/pretrain.py --sibling $$n || exit 1; done
 
 experiments: env
 	for n in $(or $(LESSON),$(EXPERIMENTS)); do $(BUILD_ENV) $(RUN) -m experiments.lesson_$$n || exit 1; done

@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class PeakMemory(threading.Thread):
-    """Largest resident memory, in bytes, of a process and its children, sampled ten times a second.
+    """Largest memory, in bytes, of a process and its children, sampled ten times a second.
 
+    What a child shares with its parent, as all of it between fork and exec, counts once where the system says so (Linux: PSS).
     On Linux the kernel's own high-water mark of the process is taken too, which no sample can miss.
     """
 
@@ -40,7 +41,7 @@ class PeakMemory(threading.Thread):
         with contextlib.suppress(psutil.NoSuchProcess):
             while not self.done.wait(0.1):
                 family = [self.process, *self.process.children(recursive=True)]
-                self.peak = max(self.peak, sum(member.memory_info().rss for member in family))
+                self.peak = max(self.peak, sum(map(own_share, family)))
 
     def stop(self) -> int:
         """End the sampling, while the process still lives, and return the peak."""
@@ -48,6 +49,15 @@ class PeakMemory(threading.Thread):
         self.join()
         mark = re.search(r"VmHWM:\s+(\d+) kB", self.status.read_text()) if self.status.exists() else None
         return max(self.peak, int(mark[1]) * 1024 if mark else 0)
+
+
+def own_share(process: psutil.Process) -> int:
+    """Bytes in memory, shared pages divided among those that share them where the system tells; 0 for one that has ended."""
+    try:
+        memory = process.memory_full_info()
+        return getattr(memory, "pss", memory.rss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
 
 
 @contextlib.contextmanager

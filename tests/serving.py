@@ -1,42 +1,25 @@
 """An embedding without a model, and a store's writer that a test can kill."""
 
 import random
-import zlib
 from multiprocessing.connection import Connection
 
 import numpy as np
-from chromadb import Documents, EmbeddingFunction, Embeddings
 from chromadb.utils.embedding_functions import register_embedding_function
 
+from tunelab.embedding import HashedBigrams
 from tunelab.store import PassageStore
 
 
 @register_embedding_function
-class Letters(EmbeddingFunction[Documents]):
-    """Counts the hashed pairs of characters of a text: deterministic, in any process, and cheap. "nothing" has no vector."""
+class Letters(HashedBigrams):
+    """Deterministic, in any process, and cheap. "nothing" has no vector."""
 
-    def __init__(self, dim: int = 64) -> None:
-        self.dim = dim
-
-    def __call__(self, input: Documents) -> Embeddings:
-        return [self._vector(text.lower()) for text in input]
-
-    def _vector(self, text: str) -> np.ndarray:
-        vector = np.zeros(self.dim, dtype=np.float32)
-        padded = f" {text} "
-        for i in range(len(padded) - 1 if text != "nothing" else 0):
-            vector[zlib.crc32(padded[i : i + 2].encode()) % self.dim] += 1
-        return vector
+    def vector(self, text: str) -> np.ndarray:
+        return np.zeros(self.dim, dtype=np.float32) if text == "nothing" else super().vector(text)
 
     @staticmethod
     def name() -> str:
         return "letters"
-
-    def default_space(self) -> str:
-        return "cosine"
-
-    def get_config(self) -> dict[str, int]:
-        return {"dim": self.dim}
 
     @staticmethod
     def build_from_config(config: dict[str, int]) -> "Letters":

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tunelab import models
-from tunelab.embedding import CourseEmbedding, Embedder, TfidfSvd
+from tunelab.embedding import CourseEmbedding, Embedder, HashedBigrams, TfidfSvd
+from tunelab.store import open_client, open_collection
 
 TEXTS = [
     "The ferry leaves at nine.",
@@ -104,3 +105,35 @@ def test_a_collection_is_opened_by_another_process_with_the_same_model(tmp_path)
     client._system.stop()
     out = subprocess.run([sys.executable, "-c", REOPEN, str(tmp_path)], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "inn"
+
+
+def test_a_collection_is_not_searched_with_another_model(tmp_path):
+    # Chroma compares the names of embedding functions, and all models of the registry share one.
+    client = open_client(tmp_path)
+    places = open_collection(client, "places", CourseEmbedding("travel-encoder"))
+    places.add(ids=["inn", "pier"], documents=["a restaurant with fish soup", "the ferry leaves from the pier"])
+    with pytest.raises(
+        ValueError, match=r"made with {'model': 'travel-encoder'}, and {'model': 'minilm'} would search it"
+    ):
+        open_collection(client, "places", CourseEmbedding("minilm"))
+    with pytest.raises(ValueError, match="Embedding function conflict"):
+        open_collection(client, "places", HashedBigrams())
+    again = open_collection(client, "places", CourseEmbedding("travel-encoder"))
+    assert again.query(query_texts=["where can I eat soup?"], n_results=1)["ids"] == [["inn"]]
+    client.close()
+
+
+def test_an_unknown_model_is_refused_before_the_first_text():
+    with pytest.raises(ValueError, match="not in the registry"):
+        CourseEmbedding("big-encoder")
+
+
+def test_hashed_bigrams_need_no_model():
+    code = (
+        "import sys; from tunelab.embedding import HashedBigrams; "
+        "print([v.tolist() for v in HashedBigrams(8)(['Ferry', '渡船'])], 'torch' in sys.modules)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    vectors = [vector.tolist() for vector in HashedBigrams(8)(["FERRY", "渡船"])]
+    assert {run.stdout.strip() for run in runs} == {f"{vectors} False"}
+    assert HashedBigrams.build_from_config(HashedBigrams(8).get_config()).dim == 8

@@ -268,11 +268,11 @@ def nbval(folder: Path, *options: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_a_dead_kernel_fails_within_seconds(tmp_path):
+def test_a_dead_kernel_fails_at_once(tmp_path):
     write_notebook(tmp_path / "dies.ipynb", "a = 1", "import os; os._exit(1)", "a")
     start = time.monotonic()
     done = nbval(tmp_path)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120, "it waited for the cell's time limit"  # of five minutes
     assert "The kernel died while this cell ran" in done.stdout and "2 failed, 1 passed" in done.stdout
 
 

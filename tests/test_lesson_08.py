@@ -164,6 +164,24 @@ def test_trainer_gives_the_losses_of_fit_on_the_same_batches(tmp_path, monkeypat
         assert torch.allclose(mine, other, atol=1e-5), name
 
 
+def test_trainer_takes_the_steps_that_the_exercise_counts(tmp_path):
+    (exercise,) = [cell for cell in source_cells() if cell.metadata.get("exercise") == "optimizer_steps"]
+    exec(exercise.source, scope := {})
+    rows = chat.encode_pairs(tiny.tokenizer(), data.load("questions", "en", "train", size=80)).select(range(11))
+    settings = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    for batch, accumulation in ((4, 1), (2, 2), (2, 3), (4, 5)):
+        arguments = TrainingArguments(
+            tmp_path,
+            num_train_epochs=2,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            **settings,
+        )
+        trainer = Trainer(tiny.model(), arguments, DataCollatorForSeq2Seq(tiny.tokenizer()), rows)
+        trainer.train()
+        assert trainer.state.global_step == scope["optimizer_steps"](11, 2, batch, accumulation)
+
+
 # ---- the GPU profile: Qwen2 in the hub's layout ----
 
 

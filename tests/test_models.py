@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,7 +94,8 @@ def test_register_keeps_the_other_entries(assets):
 
 def test_every_entry_is_shipped_with_a_hash_or_pinned_to_a_revision():
     known = models.registry()
-    assert {*models.DEFAULT_LM.values(), *models.DEFAULT_EMBEDDER.values()} <= set(known)
+    embedders = [name for by_language in models.DEFAULT_EMBEDDER.values() for name in by_language.values()]
+    assert {*models.DEFAULT_LM.values(), *embedders} <= set(known)
     for name, entry in known.items():
         assert set(entry) <= {"hub", "revision", "path", "package", "folder", "sha256", "pooling", "settings"}, name
         if "hub" in entry:
@@ -112,6 +114,20 @@ def test_the_shipped_base_is_the_published_one():
     assert 1_000_000 <= model.num_parameters() == facts["parameters"] <= 2_000_000
     assert model.config.vocab_size == facts["recipe"]["vocabulary"] == len(tokenizer)
     assert tokenizer.eos_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("profile", "lang", "name"),
+    [
+        ("tiny", "en", "travel-encoder"),
+        ("tiny", "zh", "travel-encoder"),
+        ("gpu", "en", "minilm"),
+        ("gpu", "zh", "bge-small-zh"),
+    ],
+)
+def test_the_default_embedder_reads_the_sessions_language(monkeypatch, profile, lang, name):
+    monkeypatch.setattr(session, "_current", SimpleNamespace(profile=profile, device="cpu", lang=lang))
+    assert models.default_embedder() == name
 
 
 def test_importing_the_module_loads_no_torch():

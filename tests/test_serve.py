@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -585,6 +586,13 @@ def test_a_full_queue_is_told_to_come_back(tmp_path, monkeypatch):
     app.extensions["tunelab"].close()
 
 
+def test_a_model_that_cannot_be_loaded_lets_go_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "LanguageModel", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_app(tmp_path, lm=None)
+    assert (tmp_path / "store" / "documents.jsonl").is_file() and not (tmp_path / "store" / "in-use").exists()
+
+
 # ---- real HTTP ----
 
 
@@ -675,21 +683,30 @@ def test_a_silent_client_does_not_hold_the_server_up(tmp_path, monkeypatch):
             assert call(f"{server.url}/health")[0] == 200
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
-def test_the_documented_program_starts_answers_and_ends(tmp_path):
+def documented_program(folder: Path, port: int) -> subprocess.Popen:
+    """The command of the module's docstring, begun in a folder, on a port of the test's own."""
     documented = next(line for line in serve.__doc__.splitlines() if "waitress-serve" in line)
-    port = free_port()
     variable, program, *arguments = documented.replace("8000", str(port)).split()
     command = [str(Path(sys.executable).with_name(program)), *arguments]
     environ = bootstrap.run_environ() | dict([variable.split("=")])
-    server = subprocess.Popen(
-        command, cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    return subprocess.Popen(
+        command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+
+
+def wait_until_it_listens(server: subprocess.Popen, port: int) -> None:
+    end = time.monotonic() + 120
+    while not listens(port):
+        assert server.poll() is None and time.monotonic() < end, server.stderr.read()
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+def test_the_documented_program_starts_answers_and_ends(tmp_path):
+    port = free_port()
+    server = documented_program(tmp_path, port)
     try:
-        end = time.monotonic() + 120
-        while not listens(port):
-            assert server.poll() is None and time.monotonic() < end, server.stderr.read()
-            time.sleep(0.1)
+        wait_until_it_listens(server, port)
         status, health = call(f"http://127.0.0.1:{port}/health")
         assert status == 200 and health["model"] == "travel-base" and health["embedder"] == "travel-encoder"
         asked = {"question": "Can I get my money back for a day ticket?", "k": 2}
@@ -699,6 +716,56 @@ def test_the_documented_program_starts_answers_and_ends(tmp_path):
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=30)
     assert not listens(port) and (tmp_path / "travel-assistant" / "store" / "documents.jsonl").is_file()
+
+
+def test_a_second_program_on_the_folder_is_refused_and_takes_over_when_the_first_is_killed(tmp_path):
+    ports = free_port(), free_port()
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    first, later = documented_program(tmp_path, ports[0]), None
+    acknowledged = []
+
+    def write(worker: int) -> None:
+        for number in range(10_000):
+            new = document(f"w{worker}-{number}", f"writer {worker} says {number}", lang="en")
+            try:
+                status, _ = call(f"{urls[0]}/documents", {"documents": [new]})
+            except (OSError, HTTPException):  # killed
+                return
+            assert status == 200
+            acknowledged.append(new["id"])
+
+    try:
+        wait_until_it_listens(first, ports[0])
+        with ThreadPoolExecutor(3) as pool:
+            writers = [pool.submit(write, worker) for worker in range(3)]
+            second = documented_program(tmp_path, ports[1])  # while the first is being written to
+            said = second.communicate(timeout=60)[1]
+            assert second.returncode != 0 and not listens(ports[1])
+            assert said.splitlines()[-1].endswith(
+                "StoreLockedError: another process has the store 'store' open: stop it, or ask it over HTTP"
+            )
+            before = len(acknowledged)
+            while len(acknowledged) < before + 30:  # the first goes on
+                assert first.poll() is None
+                time.sleep(0.05)
+            first.kill()
+            for writer in writers:
+                writer.result(timeout=60)
+        later = documented_program(tmp_path, ports[1])
+        wait_until_it_listens(later, ports[1])
+        stored = call(f"{urls[1]}/health")[1]["documents"] - len(serve.course_passages())
+        # A write that each of the three was waiting for when the program was killed may be there, or not.
+        assert len(acknowledged) <= stored <= len(acknowledged) + 3
+        for name in acknowledged[:: max(1, len(acknowledged) // 20)]:
+            worker, number = name[1:].split("-")
+            hits = call(f"{urls[1]}/search", {"text": f"writer {worker} says {number}", "k": 5})[1]["hits"]
+            assert name in [hit["id"] for hit in hits]
+        log = (tmp_path / "travel-assistant" / "store" / "documents.jsonl").read_text(encoding="utf-8")
+        assert all(f'"{name}"' in log for name in acknowledged)
+    finally:
+        for program in filter(None, (first, later)):
+            program.kill()
+            program.communicate(timeout=30)
 
 
 # ---- in a browser ----

@@ -163,6 +163,30 @@ def test_one_process_at_a_time(store):
     assert issubclass(StoreLockedError, StoreError) and len(store) == 3
 
 
+def test_a_refused_process_has_loaded_nothing(store):
+    code = f"""
+import sys
+from tunelab.store import PassageStore, StoreLockedError
+try:
+    PassageStore({str(store.folder)!r})  # with the course's embedding
+except StoreLockedError:
+    print(sorted({{"torch", "transformers", "chromadb"}} & set(sys.modules)))
+"""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_an_embedding_that_cannot_be_made_leaves_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "_default_embedding", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        PassageStore(tmp_path)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = f"from serving import *; print(len(PassageStore({str(tmp_path)!r}, Letters())))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert done.stdout == "0\n", done.stderr
+
+
 def test_an_index_that_lags_behind_the_log_is_brought_up_to_date(store):
     store.close()
     with (store.folder / "documents.jsonl").open("a", encoding="utf-8") as log:
@@ -179,8 +203,8 @@ def test_another_embedding_makes_another_index(store):
         assert found(again, "refund of a day ticket", k=1) == ["en-1"]
 
     class Retrained(Letters):
-        def _vector(self, text):
-            return super()._vector(text[::-1])
+        def vector(self, text):
+            return super().vector(text[::-1])
 
     with PassageStore(store.folder, Retrained(dim=32)) as again:  # the same name and settings, other weights
         assert again.search(REFUND["text"], k=1)[0].score == pytest.approx(1, abs=1e-5)

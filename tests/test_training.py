@@ -196,3 +196,16 @@ def test_collate_pads_on_the_right_and_never_trains_on_padding():
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 5, 6], [7, -100, -100]]
     assert {t.dtype for t in batch.values()} == {torch.int64}
+
+
+def test_several_optimizers_go_as_one():
+    matrix, vector = torch.nn.Parameter(torch.eye(2)), torch.nn.Parameter(torch.ones(2))
+    both = training.together(torch.optim.Muon([matrix], lr=0.1), torch.optim.SGD([vector], lr=0.2))
+    schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 0.5**step)
+    (matrix.sum() + vector.sum()).backward()
+    both.step()
+    schedule.step()
+    assert torch.allclose(vector, torch.full((2,), 0.8)) and not torch.equal(matrix, torch.eye(2))
+    assert [group["lr"] for group in both.param_groups] == pytest.approx([0.05, 0.1])
+    both.zero_grad()
+    assert matrix.grad is None and vector.grad is None

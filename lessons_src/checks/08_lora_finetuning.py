@@ -7,33 +7,25 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from tunelab.exercises import Wrong, call, checker, expect_close
 
 
-@checker("merged_weight")
-def _(merged_weight):
-    torch.manual_seed(3)
-    weight, lora_A, lora_B = torch.randn(5, 7), torch.randn(2, 7), torch.randn(5, 2)  # out 5, in 7, rank 2
-    x = torch.randn(4, 7)
-    for alpha, rank in ((2, 2), (16, 2)):
-        expected = x @ weight.T + alpha / rank * (x @ lora_A.T) @ lora_B.T
-        given = [tensor.clone() for tensor in (weight, lora_A, lora_B)]
-        merged = merged_weight(*given, alpha, rank)
-        if not isinstance(merged, torch.Tensor) or merged.shape != weight.shape:
-            raise Wrong(
-                en="the merged weight is a tensor of the shape of the weight, (out, in): look at the order of the factors",
-                zh="合并后的权重应是与原权重同形的张量 (out, in)：检查两个因子的次序",
-            )
-        expect_close(
-            x @ merged.T,
-            expected,
-            tol=1e-4,
-            en="the merged layer differs from base layer plus adapter"
-            + (" when alpha and rank differ" * (alpha != rank)),
-            zh="合并后的层与“基座层加适配器”不一致" + ("（当 alpha 与 rank 不同时）" * (alpha != rank)),
+@checker("optimizer_steps")
+def _(optimizer_steps):
+    cases = (  # rows, epochs, batch, accumulation, processes; steps; what a wrong answer overlooks
+        (1600, 3, 8, 1, 1, 600, "each epoch goes through all rows", "每一轮都要走完全部样例"),
+        (1001, 2, 8, 1, 1, 252, "the rest of each epoch makes a step of its own", "每一轮末尾的零头也各算一步"),
+        (1000, 2, 8, 4, 1, 64, "four batches in a row make one step", "四个批次合成一步"),
+        (1000, 2, 8, 1, 2, 126, "two processes share the rows of a step", "一步的样例由两个进程分担"),
+        (5, 3, 8, 4, 2, 3, "an epoch with few rows still takes a step", "样例再少，一轮也有一步"),
+    )
+    for *given, expected, en, zh in cases:
+        rows, epochs, batch, accumulation, processes = given
+        steps = optimizer_steps(*given)
+        if isinstance(steps, float) and not steps.is_integer():
+            raise Wrong(en=f"a number of steps is whole, this is {steps:g}", zh=f"步数是整数，得到的是 {steps:g}")
+        words = (
+            f"{rows} rows, {epochs} epochs, batches of {batch}, accumulation {accumulation}, processes {processes}",
+            f"样例 {rows} 条，{epochs} 轮，每批 {batch} 条，累积 {accumulation}，进程 {processes}",
         )
-        if not torch.equal(given[0], weight):
-            raise Wrong(
-                en="the weight that was given is changed in place: a second merge would add the adapter twice",
-                zh="传入的权重被就地修改了：再合并一次，适配器就会加上两遍",
-            )
+        expect_close(steps, expected, tol=0, en=f"{words[0]}: {en}", zh=f"{words[1]}：{zh}")
 
 
 @checker("equal_rank")

@@ -45,10 +45,10 @@ course = start("04", LANG)
 # | adapter | small networks between the layers | modular | improve the dialogue of a LLaMA |
 # | prompt tuning | trained prompt vectors | low cost | generate JSON |
 #
-# Are these three different ideas or one? Do they work equally well? Is the cheapest really cheap? We build all three,
+# Are these three ideas or one? Do they work equally well? Is the cheapest really cheap? We build all three,
 # give them the same task and the same chances, run the three examples, and then meet the rest of the family.
 
-# %% [markdown] lang="zh" partner="368a1a41"
+# %% [markdown] lang="zh" partner="3c251c3c"
 # ## 问题
 #
 # 房子不够住了。可以推倒重建，也可以墙不动，旁边加一个小房间。PEFT（参数高效微调）就是加小房间：大部分权重冻结，只训练少量
@@ -81,7 +81,7 @@ test = test.select(range(0, len(test), 4))  # 192 of the hand-written questions
 encoded = chat.encode_pairs(tokenizer, train)
 print(train[0]["question"], "▸", train[0]["response"])
 
-# %% [markdown] lang="en" partner="3e233892"
+# %% [markdown] lang="en" partner="0a40c8e5"
 # The task is the third example, JSON, from lesson 01: questions of travellers, answers with place, topic and fact. It is
 # a good judge, since three things can fail separately. The *form* has to be learnt. The *place* has to be copied from
 # the question. The *fact* has to be called up from pre-training.
@@ -98,8 +98,8 @@ print(train[0]["question"], "▸", train[0]["response"])
 #
 # ## 第 1 步 · 一个思路，三个位置
 #
-# 模型计算的是 $f(x;\theta)$。PEFT 冻结 $\theta$，只训练少量新数 $\varphi$，变成 $f(x;\theta,\varphi)$。思路就这么一个。各种方法的区别只在
-# $\varphi$ 从*哪里*进入：加在权重上、接在层后面，还是摆在输入前面。
+# 模型计算的是 $f(x;\theta)$。PEFT 冻结 $\theta$，只训练少量新参数 $\varphi$，变成 $f(x;\theta,\varphi)$。思路就这么一个。各种方法的区别只在
+# $\varphi$ 从*哪里*进入：加在权重上、接在层后面，还是放在输入前面。
 
 # %%
 import matplotlib.pyplot as plt
@@ -127,13 +127,13 @@ for y in (1.6, 3.8):
 box(axes[2], 0, 0, 1.8, T("vectors"), figures.PALETTE["green"])
 figures.show(fig, alt=T("alt-places"))
 
-# %% [markdown] lang="en" partner="7999741c"
+# %% [markdown] lang="en" partner="ea9f467d"
 # Two small functions serve for all: which parameters are the new ones, and what does the model say? For every method we
 # then ask the same three things. How many numbers are trained? Does the model begin as the base? Does it equal a
 # reference?
 
 # %% [markdown] lang="zh" partner="1d618d7f"
-# 两个小函数，各种方法都用得上：哪些参数是新的，模型输出什么。然后对每种方法问同样的三个问题：训练多少个数？起点是不是原来的
+# 两个小函数，各种方法都用得上：哪些参数是新的，模型输出什么。然后对每种方法问同样的三个问题：训练多少参数？起点是不是原来的
 # 基座？和参考实现是否一致？
 
 
@@ -249,7 +249,7 @@ for layer in linear_layers(mine):
 claim("merged-is-plain", mine.num_parameters(), equals=base.num_parameters())
 claim("merged-equal", ((logits(mine) - apart).abs().max() / apart.abs().max()).item(), at_most=1e-5)
 
-# %% [markdown] lang="en" partner="c4c15430"
+# %% [markdown] lang="en" partner="5374af03"
 # ## Step 3 · Adapter: behind a layer
 #
 # The adapter of Houlsby and others (2019) is a small network behind each of the two sublayers of a block: squeeze the
@@ -257,10 +257,10 @@ claim("merged-equal", ((logits(mine) - apart).abs().max() / apart.abs().max()).i
 # starts at zero. So at first the adapter hands on what it gets.
 
 # %% [markdown] lang="zh" partner="62ad7507"
-# ## 第 3 步 · Adapter：接在层后面
+# ## 第 3 步 · 适配器（Adapter）：接在层后面
 #
-# Houlsby 等人（2019）的适配器，是接在每个块的两个子层之后的小网络：把 $d$ 个数压成 $m$ 个，过一次非线性，再还原成 $d$ 个，然后
-# *加*到原来的输入上。上投影从零开始，所以一开始适配器只是原样放行。
+# Houlsby 等人（2019）的适配器，是接在每个块的两个子层之后的小网络：把 $d$ 维压到 $m$ 维，过一次非线性，再升回 $d$ 维，然后*加*到
+# 原来的输入上。上投影初始化为零，所以训练之前适配器就是恒等映射，输入什么就输出什么。
 
 # %%
 from torch.nn.functional import gelu
@@ -290,12 +290,12 @@ def with_adapters(model, bottleneck, behind=("o_proj", "down_proj"), kind=Adapte
     return model
 
 
-# %% [markdown] lang="en" partner="611729f9"
+# %% [markdown] lang="en" partner="d670fa02"
 # `peft` has no such adapter, so the reference is arithmetic: two weights and two biases, twice a block, make
 # $2L(2dm+m+d)$. And the start must equal the base in every bit.
 
 # %% [markdown] lang="zh" partner="ccfbb10a"
-# `peft` 里没有这种适配器，所以参考标准是算术：两个权重加两个偏置，每块两处，共 $2L(2dm+m+d)$ 个数。起点则必须与基座逐比特一致。
+# `peft` 里没有这种适配器，所以参考标准是算术：两个权重加两个偏置，每块两处，共 $2L(2dm+m+d)$ 个参数。起点则必须与基座逐比特一致。
 
 # %%
 L, d, m = base.config.num_hidden_layers, base.config.hidden_size, 32
@@ -315,7 +315,7 @@ bent, h = Adapter(d, m), torch.randn(1, d)
 nn.init.normal_(bent.up.weight)  # as after a training
 claim("adapter-not-linear", (bent(2 * h) - 2 * bent(h)).abs().max().item(), at_least=0.1)
 
-# %% [markdown] lang="en" partner="d89f12e0"
+# %% [markdown] lang="en" partner="b6130347"
 # So an adapter stays where it is, and costs two small matrix products per sublayer at every token. What it gives for
 # that: "modular" means that the base's own layers are untouched objects, and adapters can be plugged in and out.
 #
@@ -327,7 +327,7 @@ claim("adapter-not-linear", (bent(2 * h) - 2 * bent(h)).abs().max().item(), at_l
 # %% [markdown] lang="zh" partner="9be4ba67"
 # 所以适配器只能一直留在那里，每个词元、每个子层都多两次小矩阵乘法。换来的好处是“模块化”：基座自己的层原封不动，适配器随插随拔。
 #
-# ## 第 4 步 · Prompt Tuning：摆在输入前面
+# ## 第 4 步 · 提示微调（Prompt Tuning）：放在输入前面
 #
 # 用文字写的提示，就是一串词元；模型看到的是每个词元在词嵌入表里的向量。提示微调不再绕道文字，直接训练这些向量
 # （Lester 等，2021）。哪一层都不改。
@@ -381,25 +381,26 @@ claim("prompt-start", gap(soft, base), at_least=0.01)
 its_prompt.data.copy_(soft.prompt)
 claim("prompt-is-peft", gap(soft, twin), at_most=1e-5)
 
-# %% [markdown] lang="en" partner="425a1372"
+# %% [markdown] lang="en" partner="aeed340c"
 # The second line is the price of this place. LoRA and the adapter begin as the base, bit for bit. Any prompt, even an
 # untrained one, is something that the model reads, so it never begins where the base was.
 #
 # ## Step 5 · The same task, the same chances
 #
 # Now a fair comparison. Equal are the examples, the number of steps, and the **tuning budget**: for each method four
-# learning rates were tried, on one seed, on the dev questions (`make experiments`). Only then the test questions were
-# asked, with the best rate, by several seeds in each language. Below is your run of the three, on the bands of these
-# seeds.
+# learning rates were tried, in short runs, on one seed, on the dev questions of both languages (`make experiments`). Only
+# then the test questions were asked, with the best rate, by several seeds in each language. Below is your run of the
+# three, on the bands of these seeds.
 
-# %% [markdown] lang="zh" partner="bd518821"
-# 第二行就是这个位置的代价。LoRA 和适配器的起点与基座逐比特相同；而提示只要摆在那里，哪怕没有训练过，模型也会读到它，所以起点从来
+# %% [markdown] lang="zh" partner="76c42f72"
+# 第二行就是这个位置的代价。LoRA 和适配器的起点与基座逐比特相同；而提示只要放在那里，哪怕没有训练过，模型也会读到它，所以起点从来
 # 就不是基座。
 #
 # ## 第 5 步 · 同一任务，同样的机会
 #
-# 现在来一场公平的比较。样例相同，步数相同，**调参预算**也相同：每种方法都试四个学习率，用一个种子，在开发集问题上试
-# （`make experiments`）。选好之后才问测试题：用最好的学习率，每种语言若干个种子。下面是你这次运行的三种方法，画在这些种子的范围上。
+# 现在来一场公平的比较。样例相同，步数相同，**调参预算**也相同：每种方法都试四个学习率，只训较少的步数，用一个种子，在两种语言的
+# 开发集问题上选（`make experiments`）。选好之后才问测试题：用最好的学习率，每种语言若干个种子。下面是你这次运行的三种方法，画在这些
+# 种子的范围上。
 
 
 # %%
@@ -432,8 +433,8 @@ claim("base-unmoved", unmoved, equals=True)
 def seeds(part, method, lr=None):
     """The stored runs of this language, one a seed."""
     rate = stored["best"].get(method) if lr is None else lr
-    same = (part, method, "en" if part == "depth" else LANG)
-    found = [run for run in stored["runs"] if (run["part"], run["method"], run["lang"]) == same]
+    found = [run for run in stored["runs"] if (run["part"], run["method"]) == (part, method)]
+    found = [run for run in found if run["lang"] == LANG] or found  # with MiniLM there are runs in English alone
     return [run for run in found if rate is None or run["lr"] == rate]
 
 
@@ -452,9 +453,10 @@ ax.set(xlabel=T("exact-answers"), xlim=(-0.03, 1))
 figures.show(fig, alt=T("alt-three"))
 
 # %%
+SHARE = 2 / 3  # so much of what the weakest stored seed of its language reached is asked of a single run
 exact = {method: metrics.mean(score["answer"]) for method, score in scores.items()}
-claim("lora-answers", exact["lora"], at_least=0.2)
-claim("adapter-answers", exact["adapter"], at_least=0.2)
+claim("lora-answers", exact["lora"], at_least=SHARE * band("methods", "lora")[0])
+claim("adapter-answers", exact["adapter"], at_least=SHARE * band("methods", "adapter")[0])
 claim("prompt-fails", exact["prompt"], at_most=0.05)
 
 # %% [markdown] lang="en" partner="d13bcd46"
@@ -476,7 +478,7 @@ slower = metrics.mean([run["cpu_seconds"] for run in seeds("methods", "prompt")]
 slower /= metrics.mean([run["cpu_seconds"] for run in seeds("methods", "adapter")])
 claim("article-prompt-cheapest", slower, at_most=1.0, expected=False)
 
-# %% [markdown] lang="en" partner="175366bc"
+# %% [markdown] lang="en" partner="6ce1c7d2"
 # In parameters and bytes, yes. In time, no: each example is longer by the prompt, in training and at every later
 # request, and the backward pass runs through all layers in order to reach the input.
 #
@@ -498,11 +500,11 @@ claim("article-prompt-cheapest", slower, at_most=1.0, expected=False)
 
 # %% [markdown] lang="zh" partner="967bfb82"
 # 论参数和字节，确实低。论时间则不然：每个样例都被提示拉长，训练时如此，以后每次请求也如此；而且反向传播要穿过所有的层，才能到达
-# 输入。
+# 输入端。
 #
 # ## 第 6 步 · 家族的其他成员
 #
-# `peft` 收了几十种方法。下面七种最常遇到，按进入的位置排列：
+# `peft` 收录了几十种方法。下面七种最常遇到，按新参数所在的位置排列：
 #
 # | 方法 | 位置 | 训练什么 |
 # |---|---|---|
@@ -514,7 +516,7 @@ claim("article-prompt-cheapest", slower, at_most=1.0, expected=False)
 # | P-tuning（2021） | 输入 | 一个生成提示的小网络 |
 # | LLaMA-Adapter（2023） | 注意力 | 上面几层的提示，前面有一个从零开始的门 |
 #
-# 每种方法的配置都只有一行。其余的让笔记本自己去查。
+# 每种方法的配置都只有一行。其余的性质，让笔记本自己测出来。
 
 # %%
 from peft import AdaptionPromptConfig, IA3Config, LNTuningConfig, PrefixTuningConfig, PromptEncoderConfig, VeraConfig
@@ -542,14 +544,14 @@ for name in ("llama-adapter", "norms"):
     except ValueError as error:
         print(T(name), "·", error)
 
-# %% [markdown] lang="en" partner="52a8ed90"
+# %% [markdown] lang="en" partner="cda1aa69"
 # Two lessons in two lines. LLaMA-Adapter *raises*: it rewrites the attention of one architecture, and knows Llama,
 # Mistral and GPT-2. And norm tuning *works*, but by itself it chose a quarter of the norms: a default from a table, by
 # architecture. Always look at what a configuration has found. On a BERT the same default is missing, and it raises:
 
 # %% [markdown] lang="zh" partner="8ec0eba5"
 # 两行输出，两条教训。LLaMA-Adapter *会报错*：它要改写某种架构的注意力，只认识 Llama、Mistral 和 GPT-2。归一化层微调*能跑*，可它
-# 自己只选了四分之一左右的归一化层：默认值是按架构查表得来的。配置到底找到了哪些层，永远要看一眼。换成 BERT，表里没有，就报错了：
+# 自己只选了四分之一左右的归一化层：默认值是按架构查表得来的。配置到底选中了哪些层，一定要看一眼。换成 BERT，表里没有，就报错了：
 
 # %%
 encoder, words = models.load_encoder("minilm")  # a real BERT: six layers, English
@@ -561,7 +563,7 @@ for name in ("norms", "llama-adapter"):
     except ValueError as error:
         print(T(name), "·", error)
 
-# %% [markdown] lang="en" partner="64d1c571"
+# %% [markdown] lang="en" partner="590418a8"
 # ### A Llama out of a Qwen
 #
 # The second example asks for a LLaMA, and so does LLaMA-Adapter. A *random* Llama would prove nothing: PEFT needs a base
@@ -570,9 +572,9 @@ for name in ("norms", "llama-adapter"):
 # constant can be multiplied into the weight. So we measure the factor and build a real `LlamaForCausalLM`.
 
 # %% [markdown] lang="zh" partner="6282e780"
-# ### 从 Qwen 变出一个 Llama
+# ### 把 Qwen 改造成 Llama
 #
-# 第二个例子要用 LLaMA，LLaMA-Adapter 也只认它。*随机*的 Llama 什么也证明不了：PEFT 需要一个有知识的基座。好在两种架构是姐妹：
+# 第二个例子要用 LLaMA，LLaMA-Adapter 也只认它。*随机*的 Llama 什么也证明不了：PEFT 需要一个有知识的基座。好在两种架构是近亲：
 # Qwen3 就是 Llama 再加一样东西，每个注意力头的 query 和 key 要归一化。如果一个头的 query 大小变化不大，这个归一化就近似于乘一个
 # 常数，而常数可以直接乘进权重里。于是我们测出这个系数，造一个真正的 `LlamaForCausalLM`。
 
@@ -633,14 +635,14 @@ llama.requires_grad_(False)
 print(T("operation").format(*losses))
 claim("llama-recovers", losses[2] - losses[0], at_most=0.1)
 
-# %% [markdown] lang="en" partner="61f619ea"
-# The operation costs a third of a nat, and a few seconds of reading heal it. Now all the methods have a base to stand
+# %% [markdown] lang="en" partner="e1f7bc2a"
+# The operation costs a fraction of a nat, and a few seconds of reading heal it. Now all the methods have a base to stand
 # on, and the table can be computed. To see whether a method can be merged, we move its parameters a little, merge, and
 # compare.
 
-# %% [markdown] lang="zh" partner="47d296f2"
-# 手术让损失升高了零点几奈特，读几秒钟的书就恢复了。现在每种方法都有了用武之地，可以算那张表了。能不能合并，办法是把它的参数稍微
-# 挪动一下，合并，再比较。
+# %% [markdown] lang="zh" partner="42105a6d"
+# 手术让损失升高了零点几奈特，再读几秒钟的语料就恢复了。现在每种方法都有了合适的基座，可以算那张表了。要知道能不能合并，就把新参数
+# 稍微挪动一下，合并，再比较前后的输出。
 
 
 # %%
@@ -677,7 +679,7 @@ mergeable = {name for name, (_, _, merging) in facts.items() if merging is not N
 claim("mergeable", sorted(mergeable), equals=["dora", "ia3", "lora", "norms", "vera"])
 claim("merges-exactly", max(facts[name][2] for name in mergeable), at_most=1e-5)
 
-# %% [markdown] lang="en" partner="f62db17b"
+# %% [markdown] lang="en" partner="105d3759"
 # The rule behind the table: what changes a weight, or multiplies a layer's output by constants, can be merged. What adds
 # tokens or a non-linear network cannot. And all that start as the base have a *zero* or a *one* in the right place.
 #
@@ -690,9 +692,9 @@ claim("merges-exactly", max(facts[name][2] for name in mergeable), at_most=1e-5)
 # 表背后的规律：改动权重的，或者给某一层的输出乘常数的，都能合并；增加词元的，或者加了非线性网络的，都不能。而所有“起点等于基座”的
 # 方法，都在恰当的地方放了一个*零*或者*一*。
 #
-# ## 第 7 步 · 大比拼
+# ## 第 7 步 · 放在一起比
 #
-# 整个家族在这个任务上的成绩。竖线从各个种子的最低到最高，圆点是你这次的运行。注意横轴是对数坐标。
+# 整个家族在这个任务上的成绩都在下图里。竖线从各个种子的最低分画到最高分，圆点是你这次的运行。注意横轴是对数坐标。
 
 # %%
 FAMILY = ["full", *CONFIGS, "adapter"]
@@ -741,40 +743,44 @@ for name in FAMILY:
 mean_of = {name: metrics.mean(by_question(name)) for name in FAMILY}
 in_front = ("prompt", "p-tuning", "prefix", "llama-adapter")
 inside = metrics.mean([mean_of[name] for name in ("lora", "dora", "adapter")])
+largest = max(seeds("methods", name)[0]["trained"] for name in ("lora", "dora", "adapter"))
 claim("near-full", inside - mean_of["full"], at_least=-0.05)
+claim("few-parameters", largest / seeds("methods", "full")[0]["trained"], at_most=0.1)
 claim("in-front-behind", mean_of["lora"] - max(mean_of[name] for name in in_front), at_least=0.3)
 fewer = seeds("methods", "vera")[0]["trained"] / seeds("methods", "prefix")[0]["trained"]
 claim("vera-fewer", fewer, at_most=0.8)
 claim("place-not-number", mean_of["vera"] - max(mean_of["prefix"], mean_of["p-tuning"]), at_least=0.1)
 
-# %% [markdown] lang="en" partner="30813dae"
+# %% [markdown] lang="en" partner="9f3b98db"
 # Read the columns from left to right. Valid JSON: the *form* is learnt by nearly all that change something inside the
-# layers, and by prefix tuning and LLaMA-Adapter, which stand in front of every one of them. Exact answers: *facts* are
-# another matter. Taken together, LoRA, DoRA and the adapter are level with full fine-tuning, at a fifteenth of its
-# parameters. One by one they differ, and after so few steps two seeds of one method can differ as much: look at the length of
-# the lines. The very small ones (VeRA, IA3, norms) follow, in the order of their size. And what stands in front stays behind, with few numbers or many: VeRA trains fewer than prefix tuning and P-tuning,
-# and answers more. So first comes *where* the new parameters stand, then how many there are.
+# layers, and by prefix tuning and LLaMA-Adapter, which stand in front of every layer. Exact answers: *facts* are another
+# matter. Taken together, LoRA, DoRA and the adapter are level with full fine-tuning, with less than a tenth of its
+# parameters. One by one they differ. But after so few steps two seeds of one method can differ as much: look at the
+# length of the lines. At these rates the very small ones (VeRA, IA3, norms) follow, in the order of their size, and what
+# stands in front stays behind, with few numbers or many: VeRA trains fewer than prefix tuning and P-tuning, and answers
+# more. So first comes *where* the new parameters stand, then how many there are.
 #
-# One bias of this table should be named. Its rates were chosen in runs of a third of the length, and short runs
-# favour high rates. Given lower rates and more steps, the small methods would climb further. No comparison is free of
-# its protocol; what it can do is to state it.
+# This table has limits, and the first is serious. Its rates were chosen in runs of a third of the length, and short runs
+# favour high rates. Given lower rates and all the steps, the small methods, IA3 above all, can answer more than they do here:
+# do not read the lower half of the table as a ranking. Besides, one seed chose each rate, so where two come close, chance
+# had a say. No comparison is free of its protocol; what it can do is to state it.
 #
 # ## Step 8 · Hyper-parameters matter more than the name
 #
 # "Prompt tuning does not work" would be too quick. Which prompt tuning? The figure shows three starts of the prompt over
-# four learning rates, in short runs, on the dev questions: random numbers, which is `peft`'s default; the vectors of
-# real tokens; the vectors of two *worked examples*, training questions with their answers. The height is the loss on
-# the answers.
+# four learning rates, in short runs, on the dev questions: random numbers, which is `peft`'s default; the vectors of real
+# tokens; the vectors of two *worked examples*, training questions with their answers. The height is the loss on the
+# answers.
 
-# %% [markdown] lang="zh" partner="1b97667b"
-# 一列一列地读。合法 JSON：凡是改动层内部的方法，几乎都学会了*格式*；前缀微调和 LLaMA-Adapter
-# 摆在每一层的前面，也学会了。完全正确：*事实*就是另一回事。LoRA、DoRA 和适配器合起来看，只用十五分之一左右的参数，就与全量微调不相上下；
-# 单个来看各有高低，而步数这么少，同一种方法换个种子，差别也可能一样大，看看竖线有多长就知道了。
-# 参数极少的几种（VeRA、IA3、归一化层）按大小依次排在后面。而摆在前面的方法，参数多少都落后：VeRA 训练的数比前缀微调和 P-tuning
-# 都少，答对的却更多。所以先看新参数放在*哪里*，再看有多少。
+# %% [markdown] lang="zh" partner="454b8f1e"
+# 一列一列地看。合法 JSON：凡是改动层内部的方法，几乎都学会了*格式*；前缀微调和 LLaMA-Adapter 放在每一层的前面，也学会了。完全正确：
+# *事实*就是另一回事。LoRA、DoRA 和适配器合起来看，用不到十分之一的参数，就与全量微调不相上下。单个来看各有高低，不过步数这么少，
+# 同一种方法换个种子，差别也可能一样大，看看竖线有多长就知道了。在这组学习率下，参数极少的几种（VeRA、IA3、归一化层）按大小依次
+# 排在后面；而放在前面的方法，参数多少都落后：VeRA 的参数比前缀微调和 P-tuning 都少，答对的却更多。所以先看新参数放在*哪里*，再看有多少。
 #
-# 这张表有一个偏向要说明：学习率是在三分之一长度的短训里选的，而短训偏爱高学习率。学习率低一些、步数多一些，参数极少的方法还能往上
-# 走。没有哪个比较能摆脱自己的规程；能做到的，是把规程写清楚。
+# 这张表有局限，第一条还很要紧。学习率是在三分之一长度的短训里选的，而短训偏爱高学习率。换成较低的学习率、训满全部步数，参数少的
+# 方法（尤其是 IA3）能答对的会比表里多，所以不要把表的下半部分当成排名。此外，每个学习率都只用一个种子选出，两个学习率成绩接近时，
+# 选中哪个有运气的成分。没有哪个比较能摆脱自己的规程；能做到的，是把规程写清楚。
 #
 # ## 第 8 步 · 超参数比名字更要紧
 #
@@ -841,21 +847,20 @@ print([f"{share.mean().item():.0%}" for share in to_prompt])
 claim("pattern-fixed", (among[0] - alone[0]).abs().max().item(), at_most=1e-4)
 claim("pattern-later", (among[1] - alone[1]).abs().max().item(), at_least=0.01)
 
-# %% [markdown] lang="en" partner="83be795c"
-# There a prompt can only mix its own values into what each token reads, the same stock for every question. All further
-# effects are built by the *frozen* layers above, out of what they can do already (Petrov and others, 2023). So a prompt *calls up* skills. LoRA and adapters make
-# new ones. A small model has few skills to call up, a large one many: in the experiments of Lester and others the gap to
-# full fine-tuning closed at about ten billion parameters.
+# %% [markdown] lang="en" partner="30355567"
+# There a prompt can only mix its own values into what each token reads: the same values for every question. All further
+# effects are built by the *frozen* layers above, out of what they can do already (Petrov and others, 2023). So a prompt
+# *calls up* skills; LoRA and adapters make new ones. A small model has few skills to call up, a large one many. In the
+# experiments of Lester and others the gap to full fine-tuning closed at about ten billion parameters.
 #
 # We cannot train those here. But we can take one real pre-trained model, MiniLM, and use its first layer only, its
 # first three, or all six, to recognise the topic of an English question: prompt tuning and LoRA with the same head, two
 # rates each.
 
-# %% [markdown] lang="zh" partner="e661a40f"
-# 在这一层，提示只能把自己的 value 掺进每个词元读到的内容里，对所有问题都是同一份存货。其余的效果，都要靠上面*冻结*的层用已有的本事去
-# 实现（Petrov 等，2023）。所以提示是
-# *唤起*能力，LoRA 和适配器是*造出*能力。小模型没有多少能力可唤起，大模型有很多：在 Lester 等人的实验里，大约到百亿参数，与全量微调的
-# 差距才消失。
+# %% [markdown] lang="zh" partner="6bcd7500"
+# 在这一层，提示只能把自己的 value 掺进每个词元读到的内容里，而且对所有问题都是同样的 value。其余的效果，都要靠上面*冻结*的层用已有的
+# 本事去实现（Petrov 等，2023）。所以提示是*唤起*能力，LoRA 和适配器是*造出*能力。小模型没有多少能力可唤起，大模型有很多：在 Lester
+# 等人的实验里，大约到百亿参数，与全量微调的差距才消失。
 #
 # 那么大的模型这里训练不了。不过可以拿一个真实的预训练模型 MiniLM，只用它的第一层、前三层，或者全部六层，识别英文问题的主题：提示微调
 # 和 LoRA 用同样的分类头，各试两个学习率。
@@ -884,24 +889,24 @@ lag = {
 }
 claim("gap-shrinks", lag[1] - lag[6], at_least=0.1)
 
-# %% [markdown] lang="en" partner="34b6691c"
-# With one layer the prompt does harm: the head alone is better without it. With six it is level with LoRA. Two limits: these are depths of one model,
-# not models of different sizes, and close to 100 % there is little room left for a difference. The direction is that of
-# the large experiments; the law is theirs.
+# %% [markdown] lang="en" partner="9845aef3"
+# With one layer the prompt does harm: the head alone is better without it. With six it is level with LoRA. Two limits.
+# These are depths of one model, not models of different sizes. And close to the top of the scale there is little room
+# left for a difference. The direction is that of the large experiments; the law is theirs.
 #
 # ### The padding trap
 #
-# One more reason for bad prompt scores is a bug, and it ships with the library. A decoder gets its padding on the *left*.
+# One more reason for bad prompt scores is a bug of the library. A decoder gets its padding on the *left*.
 # The prompt then stands in front of the padding: prompt, padding, question. The mask hides the padding, but the
 # *positions* still count it, so the question is further from the prompt than it ever was in training.
 
-# %% [markdown] lang="zh" partner="0ab464fd"
-# 只用一层时，提示反而有害：不要它、只训练分类头还更好。六层时，它与 LoRA 持平。要说明两点：这是同一个模型的不同深度，不是大小不同的模型；而且接近 100% 时，
-# 本来也拉不开差距。方向与大规模实验一致，规律要看它们的。
+# %% [markdown] lang="zh" partner="6a63c63f"
+# 只用一层时，提示反而有害：不要它、只训练分类头还更好。六层时，它与 LoRA 持平。要说明两点：这是同一个模型的不同深度，不是大小不同的
+# 模型；而且快到满分的时候，本来也拉不开差距。方向与大规模实验一致，规律本身还要看那些实验。
 #
 # ### 填充陷阱
 #
-# 提示类方法得分差，还有一个原因其实是错误，而且是库里自带的。解码器的填充在*左边*，而提示又摆在填充的前面：提示、填充、问题。掩码
+# 提示类方法得分差，还有一个原因，其实是库里的一个错误。解码器的填充在*左边*，而提示又放在填充的前面：提示、填充、问题。掩码
 # 遮住了填充，*位置编号*却把它们数了进去，于是问题离提示比训练时任何时候都远。
 
 # %%
@@ -924,7 +929,7 @@ claim("padding-base", shift(base), at_most=1e-5)
 claim("padding-by-hand", shift(tuned["prompt"]), at_most=1e-5)
 claim("padding-peft", shift(twin), at_least=0.01)
 
-# %% [markdown] lang="en" partner="aab57a75"
+# %% [markdown] lang="en" partner="bef93df5"
 # Look at the last line of `extended` in Step 4: `position_ids` counted by the mask. That is the repair, and the reason
 # why our prompt is neutral. `peft` ignores positions that it is given. With it, ask questions of one length at a time,
 # or one by one. Training is safe, since its padding stands on the right.
@@ -936,7 +941,7 @@ claim("padding-peft", shift(twin), at_least=0.01)
 # up. English, in both editions, since MiniLM has read only English.
 
 # %% [markdown] lang="zh" partner="9d69c24e"
-# 回头看第 4 步 `extended` 的最后一行：`position_ids` 是按掩码数的。这就是修法，所以我们写的提示不受填充影响。`peft` 会忽略传给它的
+# 回头看第 4 步 `extended` 的最后一行：`position_ids` 是按掩码数的。这就是修法，我们写的软提示因此不受填充影响。`peft` 会忽略传给它的
 # 位置编号；用它的时候，要么把长度相同的问题放在一批，要么一条一条地问。训练不受影响，因为训练时填充在右边。
 #
 # ## 第 10 步 · 三个例子
@@ -1005,20 +1010,20 @@ for text in exam["question"][::40]:
 answered = metrics.mean([answer(row["question"]) == row["answer"] for row in exam])
 claim("bert-answers", answered, at_least=0.9)
 
-# %% [markdown] lang="en" partner="0440c0e2"
+# %% [markdown] lang="en" partner="a85efe25"
 # Nearly every question is answered. LoRA's merit? Look back at the figure of Step 9: with six layers the head alone comes
-# close. A good encoder holds the topics already, and a linear layer can read them. Measure the frozen model first. And note who
-# does what: the facts stand in a table, so they can change tomorrow without any training (lessons 09 and 10).
+# close. A good encoder holds the topics already, and a linear layer can read them. Measure the frozen model first. And
+# note who does what: the facts stand in a table, so they can change tomorrow without any training (lessons 09 and 10).
 #
 # **An adapter on a LLaMA, for dialogue.** The Llama of Step 6, an adapter from Step 3, and generated dialogues of
 # several turns. The test dialogues are written by hand; each of the desk's turns is asked with the true dialogue before
 # it, and counts if it states the fact that was asked for.
 
-# %% [markdown] lang="zh" partner="17c8f6e2"
+# %% [markdown] lang="zh" partner="8338132a"
 # 几乎每个问题都答上来了。这是 LoRA 的功劳吗？回头看第 9 步的图：六层时，只训练分类头也差不多。好的编码器里本来就有主题信息，一个
 # 线性层就读得出来。所以先量一量冻结的模型。还要看清分工：事实放在表里，明天改了也不用重新训练（第 09、10 课）。
 #
-# **用 Adapter 优化 LLaMA 的对话**。第 6 步的 Llama，第 3 步的适配器，加上自动生成的多轮对话。测试对话是手写的；咨询台的每一轮都给出
+# **用适配器优化 LLaMA 的对话**。第 6 步的 Llama，第 3 步的适配器，加上自动生成的多轮对话。测试对话是手写的；咨询台的每一轮都给出
 # 真实的上文再问，说出了所问的事实就算对。
 
 # %%
@@ -1051,10 +1056,10 @@ low, high = band("dialogue", "adapter", lr=5e-3)
 print(T("dialogue-line").format(before=before, after=with_adapter, low=low, high=high))
 claim("adapter-helps-dialogue", with_adapter - before, at_least=0.05)
 
-# %% [markdown] lang="en" partner="99b69772"
+# %% [markdown] lang="en" partner="4066147b"
 # The untouched Llama likes to ask back; with the adapter it states the fact more often. It is still wrong more often than
-# right: a million parameters remember only so much, and in these dialogues the place must often be found two turns
-# earlier. An adapter teaches the habit of answering. It does not make the model larger.
+# right: so small a base remembers only so much, and in these dialogues the place must often be found two turns earlier.
+# An adapter teaches the habit of answering. It does not make the model larger.
 #
 # **Prompt tuning, for JSON.** You have run it: Step 5 and Step 8. On this small base the form can be called up, if the
 # prompt starts from worked examples, and the facts only in part. For JSON on a model of this size, take LoRA or an
@@ -1064,11 +1069,11 @@ claim("adapter-helps-dialogue", with_adapter - before, at_least=0.05)
 #
 # Loss of the last steps and CPU seconds on one thread, over the stored seeds:
 
-# %% [markdown] lang="zh" partner="a7d424d8"
-# 原来的 Llama 爱反问，加了适配器之后更常直接说出事实。但答错的仍然比答对的多：一百万参数记不住太多东西，而且这些对话里，地名往往要到两轮
-# 之前去找。适配器教会的是回答的习惯，它不会让模型变大。
+# %% [markdown] lang="zh" partner="96505fc7"
+# 原来的 Llama 爱反问，加了适配器之后更常直接说出事实。但答错的仍然比答对的多：这么小的基座记不住太多东西，而且这些对话里，地名往往
+# 要到两轮之前去找。适配器教会的是回答的习惯，它不会让模型变大。
 #
-# **用 Prompt Tuning 生成 JSON**。你已经跑过了：第 5 步和第 8 步。在这个小基座上，提示从完整样例出发，能唤起格式，事实只能唤起一小部分。
+# **用提示微调生成 JSON**。你已经跑过了：第 5 步和第 8 步。在这个小基座上，提示从完整样例出发，能唤起格式，事实只能唤起一小部分。
 # 这种大小的模型要生成 JSON，请用 LoRA 或适配器。
 #
 # ### 我的损失应该是多少？
@@ -1095,13 +1100,18 @@ for name in [*FAMILY, "prompt-examples"]:
 #
 # **展品一**。同事用你的数据、你的设置训练一个适配器。三十步之后，损失看上去不错，答案却是错的。
 
+
 # %%
-pad, longest = tokenizer.pad_token_id, 128
-few, padded_rows = list(encoded.select(range(320))), []
-for row in few:
+def with_pad_labels(row, pad, longest=128):
+    """A row as the colleague makes it, filled up to a fixed length."""
     filler = [pad] * (longest - len(row["input_ids"]))
     labels = [pad if label == chat.IGNORED else label for label in row["labels"]]
-    padded_rows.append({"input_ids": row["input_ids"] + filler, "labels": labels + filler})
+    return {"input_ids": row["input_ids"] + filler, "labels": labels + filler}
+
+
+# %%
+pad, few = tokenizer.pad_token_id, list(encoded.select(range(320)))
+padded_rows = [with_pad_labels(row, pad) for row in few]
 reported, on_answers, students = {}, {}, {}
 for name, rows in (("yours", few), ("colleague", padded_rows)):
     torch.manual_seed(course.seed)
@@ -1119,7 +1129,7 @@ claim("pad-hides", on_answers["colleague"] / reported["colleague"], at_least=2)
 claim("pad-costs", on_answers["colleague"] - on_answers["yours"], at_least=0.4)
 claim("learns-to-pad", metrics.mean(behind), at_least=0.9)
 
-# %% [markdown] lang="en" partner="e149bc3c"
+# %% [markdown] lang="en" partner="ab26ac4d"
 # The labels were masked with the *pad token's id*. The loss ignores −100 and nothing else. So the model learns to say
 # padding, where the question stands and behind the answer. That is most of the tokens, and easy, so the mean looks
 # low; the few new parameters have been spent on it. *The repair*: mask with −100, and look at the mask (lesson 01)
@@ -1131,7 +1141,7 @@ claim("learns-to-pad", metrics.mean(behind), at_least=0.9)
 # 标签是用*填充符的编号*来屏蔽的，而损失只忽略 −100，不认别的。于是模型学的是：问题的位置上、答案的后面，都说填充符。这些位置占了
 # 大多数，又好学，平均损失自然低；那一点点新参数也都花在了这上面。*修理方法*：用 −100 屏蔽；看损失之前先看掩码（第 01 课）。
 #
-# **展品二**。两个学生在同一个编码器上比 LoRA。一个的正确率差很多。学习率相同，秩也相同。
+# **展品二**。两个学生在同一个编码器上跑 LoRA，学习率相同，秩也相同，其中一个的准确率却差很多。
 
 # %%
 accuracy = {}
@@ -1186,21 +1196,25 @@ for kind in (Adapter, RandomUp, NoResidual):
     at_start = loss_on(trial, held_out)
     training.fit(trial, encoded, steps=60, batch_size=8, lr=5e-3)
     ends[kind] = at_start, metrics.mean(evaluate(trial)["answer"])
-    print(f"{kind.__name__:10} · {at_start:.2f} · {ends[kind][1]:.0%}")
+    print(T("exhibit-3").format(kind=kind.__name__, loss=at_start, right=ends[kind][1]))
+
+# %%
 claim("adapter-at-start", ends[Adapter][0] - loss_on(base, held_out), equals=0.0)
-claim("random-up-damages", ends[RandomUp][0] - ends[Adapter][0], at_least=0.3)
+claim("random-up-damages", ends[RandomUp][0] - ends[Adapter][0], at_least=0.1)
 claim("no-residual-destroys", ends[NoResidual][0] - ends[Adapter][0], at_least=2.0)
-claim("never-recovers", ends[Adapter][1] - ends[NoResidual][1], at_least=0.15)
+claim("never-recovers", ends[Adapter][1] - ends[NoResidual][1], at_least=0.05)
 
-# %% [markdown] lang="en" partner="ab6f9fc3"
-# The printed loss is that on ordinary text, *before* any training: it tells whether the model still is the base. Without
+# %% [markdown] lang="en" partner="eea50f8e"
+# The printed loss is that on ordinary text, *before* any training: it tells whether the model still is the base. (These
+# are observations of one run. No table of seeds stands behind them, so the claims ask for little more than the sign.) Without
 # the residual the adapter throws away all that passes through it, and a random network stands in its place. With a
-# random up-projection it adds noise in eight places at once. *The repair*: before training, compare with the base. It is one line, it costs one
-# forward pass, and it catches all mistakes of this kind.
+# random up-projection it adds noise in eight places at once. *The repair*: before training, compare with the base. It is
+# one line, it costs one forward pass, and it catches all mistakes of this kind.
 
-# %% [markdown] lang="zh" partner="fb02fa63"
-# 打印出来的是*训练之前*在普通文本上的损失：它说明模型还是不是原来的基座。没有残差，适配器把经过它的一切都丢掉，换成一个随机网络。上投影
-# 随机，则是在八个地方同时加噪声。*修理方法*：训练之前先和基座比一比。只要一行代码、一次前向计算，这一类错误全都抓得住。
+# %% [markdown] lang="zh" partner="ee975fda"
+# 打印出来的是*训练之前*在普通文本上的损失：它说明模型还是不是原来的基座。（这些只是这一次运行的观察，背后没有多种子的表，所以断言
+# 几乎只问正负。）没有残差，适配器就把经过它的一切都丢掉，换成一个随机网络。
+# 上投影随机初始化，则是在八个地方同时加噪声。*修理方法*：训练之前先和基座比一比。只要一行代码、一次前向计算，这一类错误全都抓得住。
 
 # %% [markdown] lang="en" partner="e1a49485"
 # ## Exercises
@@ -1249,7 +1263,7 @@ def merged_ia3(weight, factors, feedforward):
     return weight * factors if feedforward else weight * factors[:, None]
 
 
-# %% [markdown] lang="en" partner="2ab18b24"
+# %% [markdown] lang="en" partner="16bc8908"
 # ## Recap
 #
 # - One idea: freeze the base, train a few new numbers. Three places: at a weight, behind a layer, in front of the input.
@@ -1262,7 +1276,7 @@ def merged_ia3(weight, factors, feedforward):
 # %% [markdown] lang="zh" partner="be5750b5"
 # ## 小结
 #
-# - 一个思路：冻结基座，训练少量新数。三个位置：加在权重上、接在层后面、摆在输入前面。
+# - 一个思路：冻结基座，训练少量新参数。三个位置：加在权重上、接在层后面、放在输入前面。
 # - LoRA 能合并，适配器不能，提示会拉长每一次输入。LoRA 和适配器从基座出发，提示不是。
 # - 同一任务、同样机会：新参数放在哪里，比有多少个更要紧。
 # - 每种方法有自己的学习率和起点。给每种方法同样多的尝试机会之后，才谈得上比较。

@@ -679,18 +679,21 @@ for factor, values in FACTORS.items():
 # %%
 claim("large-updates-forget", forgotten(setting("lr", 2e-2)) / forgotten(setting("lr", 1.5e-3)), at_least=5)
 claim("attention-weakest", exact(setting("targets", "MLP")) - exact(setting("targets", "q, v")), at_least=0.05)
-claim("rank-one", exact(setting("r", 1)) - exact(setting("r", 8)), at_least=-0.25)
+one, eight = ([run["unseen"]["answer"] for run in setting("r", r)] for r in (1, 8))  # a value a seed
+claim("rank-one", metrics.mean(eight) - metrics.mean(one), between=(0.0, 0.1))
+claim("rank-one-behind", sum(low < high for low, high in zip(one, eight, strict=True)), at_least=4)
 claim("alpha-forgets", forgotten(setting("alpha", 128)) / forgotten(setting("alpha", 8)), at_least=2)
 
-# %% [markdown] lang="en" partner="baafd827"
+# %% [markdown] lang="en" partner="4e871440"
 # Read it by columns. The rate decides between nothing and everything; the other settings move the score by less. Rank
-# 1, with an eighth of the parameters, comes surprisingly far. But note what "one at a time" means: the scale is
+# 1, with an eighth of the parameters, comes surprisingly close to rank 8, and still stays behind it in nearly every seed.
+# But note what "one at a time" means: the scale is
 # `lora_alpha / r`, so with alpha fixed a smaller rank also has a larger scale, and two things have changed. Of the
 # places for adapters, q and v alone, the choice of the first LoRA paper, are the weakest; the MLP layers count.
 
-# %% [markdown] lang="zh" partner="2ef14c1b"
-# 按列来读。学习率决定“一无所获”还是“全都学会”，其余设置影响较小。秩 1 的参数只有八分之一，却走得相当远。
-# 不过要留意“每次只改一项”的含义：
+# %% [markdown] lang="zh" partner="cca31b18"
+# 按列来读。学习率决定“一无所获”还是“全都学会”，其余设置影响较小。秩 1 的参数只有八分之一，却离秩 8 不远；
+# 只是几乎每个种子都落后一点。不过要留意“每次只改一项”的含义：
 # 缩放系数是 `lora_alpha / r`，alpha 不变而秩变小，缩放系数就变大，其实同时改了两样。
 # 至于加在哪里：只加 q 和 v（LoRA 最初论文的选择）最弱，MLP 层很重要。
 
@@ -1188,11 +1191,12 @@ claim("new-token-trained", chance_of_stop(trainable_token_indices={"embed_tokens
 # 每道题都会自己检查。答错了会告诉你原因，想试多少次都行。
 
 
-# %% exercise="merged_weight"
-def merged_weight(weight, lora_A, lora_B, alpha, rank):
-    """The weight (out, in) with the adapter merged into it; lora_A is (rank, in), lora_B is (out, rank)."""
+# %% exercise="optimizer_steps"
+def optimizer_steps(rows, epochs, batch, accumulation=1, processes=1):
+    """Steps of the optimizer in so many epochs; `accumulation` batches of each process, of `batch` rows each, make one step."""
     # solution
-    return weight + alpha / rank * (lora_B @ lora_A)
+    rows_a_step = batch * accumulation * processes
+    return epochs * -(-rows // rows_a_step)  # rounded up: an epoch's rest is a step, too
 
 
 # %% exercise="equal_rank"

@@ -35,12 +35,19 @@ def open_collection(client: ClientAPI, name: str, embedding: EmbeddingFunction) 
     """A collection with cosine distances, from an embedded client or one of ``chroma run`` alike; created if need be.
 
     Raises:
-        ValueError: it exists with another space. (Chroma ignores a configuration key that it does not know.)
+        ValueError: it exists with another space, or was made with another model. (Chroma ignores a configuration key that it
+            does not know, and compares the names of embedding functions only, not their settings.)
     """
     wanted = {"hnsw": {"space": "cosine", "ef_construction": 100, "max_neighbors": 16, "ef_search": 100}}
     collection = client.get_or_create_collection(name, embedding_function=embedding, configuration=wanted)
-    if (space := collection.configuration["hnsw"]["space"]) != "cosine":
+    stored = collection.configuration_json
+    if (space := stored["hnsw"]["space"]) != "cosine":
         raise ValueError(f"the collection {name!r} measures {space!r}, expected 'cosine': delete it and fill it again")
+    if (made := (stored.get("embedding_function") or {}).get("config")) != (asked := embedding.get_config()):
+        raise ValueError(
+            f"the collection {name!r} was made with {made}, and {asked} would search it: open it with the model that made "
+            "it, or delete it and fill it again"
+        )
     return collection
 
 

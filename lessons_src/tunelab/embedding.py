@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,8 +116,13 @@ class CourseEmbedding(EmbeddingFunction[Documents]):
     """
 
     def __init__(self, model: str = "travel-encoder") -> None:
+        models.locate(model)  # an unknown or damaged model is refused here, not when the first text comes
         self.model = model
-        self._embedder = models.load_embedder(model)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        # Loaded by the first text: Chroma makes a new function whenever it reads a collection's settings, and asks it nothing.
+        return models.load_embedder(self.model)
 
     def __call__(self, input: Documents) -> Embeddings:
         return list(self._embedder.encode(input))
@@ -141,6 +148,45 @@ class CourseEmbedding(EmbeddingFunction[Documents]):
     def build_from_config(config: dict[str, Any]) -> CourseEmbedding:
         """The function that a stored collection was made with."""
         return CourseEmbedding(config["model"])
+
+
+@register_embedding_function
+class HashedBigrams(EmbeddingFunction[Documents]):
+    """Counts of a text's pairs of characters, hashed into ``dim`` numbers (feature hashing, Weinberger et al. 2009).
+
+    No model, and nothing to load: for tests and drills, where it does not matter how good the vectors are.
+    """
+
+    def __init__(self, dim: int = 64) -> None:
+        self.dim = dim
+
+    def __call__(self, input: Documents) -> Embeddings:
+        return [self.vector(text) for text in input]
+
+    def vector(self, text: str) -> np.ndarray:
+        """(dim,) float32; the same in every process."""
+        vector, padded = np.zeros(self.dim, dtype=np.float32), f" {text.lower()} "
+        for start in range(len(padded) - 1):
+            vector[zlib.crc32(padded[start : start + 2].encode()) % self.dim] += 1
+        return vector
+
+    @staticmethod
+    def name() -> str:
+        """Under which Chroma finds this class again."""
+        return "tunelab-hashed-bigrams"
+
+    def default_space(self) -> str:
+        """Texts of different lengths are compared by their angle."""
+        return "cosine"
+
+    def get_config(self) -> dict[str, Any]:
+        """What `build_from_config` needs."""
+        return {"dim": self.dim}
+
+    @staticmethod
+    def build_from_config(config: dict[str, Any]) -> HashedBigrams:
+        """The function that a stored collection was made with."""
+        return HashedBigrams(**config)
 
 
 def checked(texts: Iterable[str]) -> list[str]:

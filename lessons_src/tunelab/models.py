@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from .embedding import Embedder
 
 DEFAULT_LM = {"tiny": "travel-base", "gpu": "qwen2.5-0.5b-instruct"}
-DEFAULT_EMBEDDER = {"tiny": "travel-encoder", "gpu": "bge-small-zh"}
+DEFAULT_EMBEDDER = {  # by profile and language of the session
+    "tiny": {"en": "travel-encoder", "zh": "travel-encoder"},
+    "gpu": {"en": "minilm", "zh": "bge-small-zh"},
+}
 
 # AdamW's learning rate by profile and method. Those of tiny were chosen on the dev wordings (`python -m experiments.lesson_01 --sweep`),
 # those of gpu are usual for a model of that size and unmeasured here.
@@ -54,7 +57,7 @@ def load_lm(name: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokeniz
     """
     from transformers import AutoModelForCausalLM
 
-    return _load(name, DEFAULT_LM, AutoModelForCausalLM)
+    return _load(name or DEFAULT_LM[_profile()[0]], AutoModelForCausalLM)
 
 
 def load_encoder(name: str = "minilm") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -70,29 +73,36 @@ def load_encoder(name: str = "minilm") -> tuple[PreTrainedModel, PreTrainedToken
     """
     from transformers import AutoModel
 
-    return _load(name, DEFAULT_EMBEDDER, AutoModel)
+    return _load(name, AutoModel)
 
 
 def load_embedder(name: str | None = None) -> Embedder:
     """A sentence encoder with ``.encode(texts)``, which gives vectors of length 1: (texts, dim) float32.
 
     Args:
-        name: as for :func:`load_encoder`; by default ``travel-encoder``, and bge-small-zh in the GPU profile.
+        name: as for :func:`load_encoder`; by default ``travel-encoder``, and in the GPU profile the one of the session's
+            language: MiniLM for English, bge-small-zh for Chinese.
 
     Raises:
         ValueError, DamagedModelError, FileNotFoundError: as :func:`load_encoder`.
     """
     from .embedding import Embedder
 
-    name = name or DEFAULT_EMBEDDER[_profile()[0]]
+    name = name or default_embedder()
     model, tokenizer = load_encoder(name)
     pooling = registry().get(name, {}).get("pooling", "mean")
     return Embedder(name, model, tokenizer, pooling=pooling)
 
 
-def _load(name: str | None, default: dict[str, str], kind: Any) -> tuple[Any, Any]:
-    profile, device = _profile()
-    name = name or default[profile]
+def default_embedder() -> str:
+    """The sentence encoder that :func:`load_embedder` takes for the session's profile and language."""
+    from . import session
+
+    return DEFAULT_EMBEDDER[_profile()[0]][session.current().lang if session.has_begun() else "en"]
+
+
+def _load(name: str, kind: Any) -> tuple[Any, Any]:
+    _, device = _profile()
     source, options = locate(name)
     settings = registry().get(name, {}).get("settings", {})
     from transformers import AutoTokenizer

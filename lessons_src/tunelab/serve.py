@@ -86,10 +86,14 @@ def create_app(
     """
     folder = Path(folder or os.environ.get("TUNELAB_FOLDER", "travel-assistant"))
     (folder / "adapters").mkdir(parents=True, exist_ok=True)
-    lm = lm or LanguageModel()
-    store = PassageStore(folder / "store", embedding)
-    if not len(store):
-        store.upsert(course_passages() if documents is None else documents)
+    store = PassageStore(folder / "store", embedding)  # before the model: a second process is refused at once
+    try:
+        if not len(store):
+            store.upsert(course_passages() if documents is None else documents)
+        lm = lm or LanguageModel()
+    except BaseException:
+        store.close()
+        raise
     jobs, damaged = Jobs(lm, folder / "adapters"), {}
     for saved in sorted((folder / "adapters").glob("[!.]*/")):
         try:

@@ -42,6 +42,12 @@ _open: dict[Path, PassageStore] = {}  # by folder, this process's handle
 _opening = threading.Lock()
 
 
+def _default_embedding() -> EmbeddingFunction:
+    from .embedding import CourseEmbedding
+
+    return CourseEmbedding()
+
+
 class PassageStore:
     """Documents ``{"id", "text", "metadata"}`` in a folder, found by the meaning of their text.
 
@@ -61,11 +67,7 @@ class PassageStore:
             StoreLockedError: another process has it open.
             DamagedLogError: an acknowledged line of the log cannot be read.
         """
-        if embedding is None:
-            from .embedding import CourseEmbedding
-
-            embedding = CourseEmbedding()
-        self.folder, self.embedding = Path(folder).resolve(), embedding
+        self.folder = Path(folder).resolve()
         self._lock, self._closed, self._stale = threading.RLock(), False, False
         self._documents: dict[str, dict[str, Any]] = {}
         self._in_use = self.folder / "in-use"  # stays when the process is killed
@@ -79,7 +81,8 @@ class PassageStore:
             except Timeout:
                 busy = f"another process has the store {self.folder.name!r} open: stop it, or ask it over HTTP"
                 raise StoreLockedError(busy) from None
-            try:
+            try:  # only now, since a process that is refused need not load anything
+                self.embedding = embedding or _default_embedding()
                 self._recover()
             except BaseException:
                 self._held.release()

@@ -130,6 +130,21 @@ def fit(
     return history
 
 
+def together(*optimizers: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Several optimizers as one, for ``fit(optimizer=...)``: each steps its own parameters, one schedule moves all rates."""
+    import torch
+
+    class Together(torch.optim.Optimizer):
+        def step(self, closure: Any = None) -> None:
+            for one in optimizers:
+                one.step()
+
+    groups = [group for one in optimizers for group in one.param_groups]
+    made = Together([p for group in groups for p in group["params"]], {})
+    made.param_groups = groups  # the very same dictionaries: a schedule that sets a rate sets it in the optimizer
+    return made
+
+
 def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
     """Rows of unequal length as one batch, padded on the right; padding is masked and never a label.
 

@@ -1,11 +1,8 @@
 """Wrong answers to the exercises of lesson 08; every one must be refused with a reason."""
 
+from math import ceil
+
 from peft import get_peft_model
-
-
-def in_place(weight, lora_A, lora_B, alpha, rank):
-    weight += alpha / rank * (lora_B @ lora_A)
-    return weight
 
 
 def everything_trained(base, config):
@@ -35,14 +32,17 @@ def norms_too(base, config):
 
 
 WRONG = {
-    "merged_weight": [
-        ("alpha ignored", lambda W, A, B, alpha, rank: W + B @ A),
-        ("A and B swapped", lambda W, A, B, alpha, rank: W + alpha / rank * (A.T @ B.T)),
-        ("scale applied twice", lambda W, A, B, alpha, rank: W + (alpha / rank) ** 2 * (B @ A)),
-        ("alpha without the rank", lambda W, A, B, alpha, rank: W + alpha * (B @ A)),
-        ("subtracted", lambda W, A, B, alpha, rank: W - alpha / rank * (B @ A)),
-        ("the update alone", lambda W, A, B, alpha, rank: alpha / rank * (B @ A)),
-        ("in place", in_place),
+    "optimizer_steps": [
+        ("the rest dropped", lambda n, e, b, a=1, p=1: e * (n // (b * a * p))),
+        ("the rest of the last epoch alone", lambda n, e, b, a=1, p=1: ceil(e * n / (b * a * p))),
+        ("accumulation overlooked", lambda n, e, b, a=1, p=1: e * ceil(n / (b * p))),
+        ("accumulation that multiplies", lambda n, e, b, a=1, p=1: e * ceil(n / (b * p)) * a),
+        ("a rest that is never trained on", lambda n, e, b, a=1, p=1: e * (ceil(n / (b * p)) // a)),
+        ("processes overlooked", lambda n, e, b, a=1, p=1: e * ceil(n / (b * a))),
+        ("processes that multiply", lambda n, e, b, a=1, p=1: e * p * ceil(n / (b * a))),
+        ("not rounded", lambda n, e, b, a=1, p=1: e * n / (b * a * p)),
+        ("one epoch", lambda n, e, b, a=1, p=1: ceil(n / (b * a * p))),
+        ("one step too many", lambda n, e, b, a=1, p=1: e * (n // (b * a * p) + 1)),
     ],
     "equal_rank": [
         ("the same rank", 2),
