@@ -27,6 +27,16 @@ CANNOT_HOLD = {
         "learns-to-pad",
         "never-recovers",
     },
+    "05": {"decoder-learns", "size-valid", "size-place", "size-loss"},
+    "06": {
+        "opt-live-loss",
+        "opt-live-answers",
+        "ev-heart-recall",
+        "ev-heart-learnt",
+        "st-learns",
+        "st-far",
+        "st-f1-names",
+    },
     "07": {
         "above-random",
         "above-base",

@@ -157,24 +157,23 @@ def locate(name: str) -> tuple[str, dict[str, str]]:
     if "hub" in entry:
         return entry["hub"], {"revision": entry["revision"]}
     folder = course_file("assets", "models", entry["path"])
-    verify(folder / "model.safetensors", entry["sha256"])
+    command = "make pretrain-family" if "/" in entry["path"] else "make pretrain"
+    again = f"get it back with `git checkout -- {entry['path']}` in assets/models, or make it anew with `{command}`"
+    verify(folder / "model.safetensors", entry["sha256"], again)
     return str(folder), {}
 
 
-def verify(path: Path, expected: str, again: str | None = None) -> None:
+def verify(path: Path, expected: str, again: str) -> None:
     """Compares the SHA-256 of a file with the published one.
 
     Args:
         path: of the weights.
         expected: SHA-256 in hexadecimal.
-        again: how to get the file back, for the message; by default, as for a model of the repository.
+        again: how to get the file back, for the message.
 
     Raises:
         DamagedModelError: the file is missing or differs; the message says how to get it back.
     """
-    again = again or (
-        f"get it back with `git checkout -- {path.parent.name}` in assets/models, or make it anew with `make pretrain`"
-    )
     if not path.is_file():
         raise DamagedModelError(f"{path.parent.name}/{path.name} is missing; {again}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
