@@ -178,7 +178,7 @@ except StoreLockedError:
 
 
 def test_an_embedding_that_cannot_be_made_leaves_no_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "_default_embedding", lambda: 1 / 0)
+    monkeypatch.setattr("tunelab.embedding.CourseEmbedding", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         PassageStore(tmp_path)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -6,11 +6,13 @@ with several seeds and in both languages, and every score is kept with the comma
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +21,7 @@ os.environ.update(OMP_NUM_THREADS="1", GOMP_SPINCOUNT="0", TOKENIZERS_PARALLELIS
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 from tunelab import chat, corpus, data, metrics, models, world
+from tunelab.paths import course_file
 
 
 def run_all(
@@ -52,6 +55,30 @@ def store(path: Path, module: str, table: dict[str, Any]) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def taught(number: str, names: Collection[str], needed: Collection[str] = ()) -> dict[str, Any]:
+    """Classes and functions of a lesson's own source by name, so that a table cannot drift away from what is taught.
+
+    ``needed`` are variables of the lesson that they read. Imports come along.
+    """
+    (source,) = course_file("lessons").glob(f"{number}_*.py")
+    nodes = [
+        node
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or getattr(node, "name", None) in names
+        or any(isinstance(n, ast.Name) and n.id in needed and isinstance(n.ctx, ast.Store) for n in ast.walk(node))
+    ]
+    scope: dict[str, Any] = {}
+    exec(compile(ast.Module(nodes, []), source.name, "exec"), scope)
+    return {name: scope[name] for name in names}
+
+
+@cache
+def base_model() -> tuple[Any, Any]:
+    """The course's base and its tokenizer; never trained in place."""
+    return models.load_lm()
 
 
 def score_questions(model: Any, tokenizer: Any, lang: str, split: str) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,6 @@ Each finished run is a line of build/lesson_04.jsonl: a run that was interrupted
 from __future__ import annotations
 
 import argparse
-import ast
 import copy
 import json
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments import run_all, store
+from experiments import base_model, run_all, store, taught
 from tunelab import chat, corpus, data, metrics, models, training, world
 from tunelab.paths import CHECKOUT, course_file
 
@@ -52,25 +51,9 @@ NEEDED = ("SAME",)  # a list that as_llama reads
 
 
 @cache
-def taught() -> dict[str, Any]:
-    """The classes and functions of the lesson's own source that the experiments need, by name."""
-    (source,) = course_file("lessons").glob("04_*.py")
-    nodes = [
-        node
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        or getattr(node, "name", None) in TAUGHT
-        or any(isinstance(n, ast.Name) and n.id in NEEDED and isinstance(n.ctx, ast.Store) for n in ast.walk(node))
-    ]
-    scope: dict[str, Any] = {}
-    exec(compile(ast.Module(nodes, []), source.name, "exec"), scope)
-    return {name: scope[name] for name in TAUGHT}
-
-
-@cache
-def base_model() -> tuple[Any, Any]:
-    """The course's base and its tokenizer."""
-    return models.load_lm()
+def lesson() -> dict[str, Any]:
+    """What the experiments take from the lesson's own source, by name."""
+    return taught("04", TAUGHT, NEEDED)
 
 
 @cache
@@ -80,7 +63,7 @@ def llama_model(lang: str) -> Any:
     documents = corpus.documents(5, (lang,))
     texts = [tokenizer(next(documents)[2])["input_ids"][:96] for _ in range(640)]
     rows = [{"input_ids": ids, "labels": ids} for ids in texts]
-    llama = taught()["as_llama"](base, training.collate(rows[:16], pad=0))
+    llama = lesson()["as_llama"](base, training.collate(rows[:16], pad=0))
     training.fit(llama, rows, steps=40, lr=1e-3, progress=False)
     return llama
 
@@ -114,7 +97,7 @@ def prepared(method: str, lang: str, seed: int) -> Any:
     if method == "full":
         return copy.deepcopy(base).requires_grad_(True)
     if method == "adapter":
-        return taught()["with_adapters"](base, 32)
+        return lesson()["with_adapters"](base, 32)
     if method.startswith("prompt"):
         vocabulary = base.get_input_embeddings().weight
         some = torch.randperm(len(vocabulary))[:TOKENS]
@@ -122,7 +105,7 @@ def prepared(method: str, lang: str, seed: int) -> Any:
             shown = chat.encode_pairs(base_model()[1], data.load("questions", lang, "train", size=2, seed=seed))
             some = torch.tensor(shown[0]["input_ids"] + shown[1]["input_ids"])
         start = torch.randn(TOKENS, base.config.hidden_size) if method == "prompt-random" else vocabulary[some]
-        return taught()["SoftPrompt"](base, start)
+        return lesson()["SoftPrompt"](base, start)
     start = llama_model(lang) if "llama" in method else base
     return get_peft_model(copy.deepcopy(start), configuration(method))
 
@@ -131,7 +114,7 @@ def answers(method: str, model: Any, questions: list[str]) -> list[str]:
     """The replies; with virtual tokens of peft, questions of one length at a time, since padding would disturb them."""
     base, tokenizer = base_model()
     if method == "p-tuning":  # its network has done its work: what is left is a soft prompt
-        model = taught()["SoftPrompt"](base, model.get_prompt(batch_size=1)[0])
+        model = lesson()["SoftPrompt"](base, model.get_prompt(batch_size=1)[0])
     if method != "prefix":
         return chat.reply(model, tokenizer, questions)
     replies, lengths = [""] * len(questions), [len(tokenizer(question)["input_ids"]) for question in questions]
@@ -196,7 +179,7 @@ def run_dialogue(part: str, method: str, lang: str, seed: int, lr: float) -> dic
 
     _, tokenizer = base_model()
     torch.manual_seed(seed)
-    model = taught()["with_adapters"](llama_model(lang), 32)
+    model = lesson()["with_adapters"](llama_model(lang), 32)
     started, result = time.process_time(), {"loss": None}
     if method == "adapter":
         rows = [chat.encode(tokenizer, row["messages"]) for row in data.load("dialogues", lang, "train", seed=seed)]

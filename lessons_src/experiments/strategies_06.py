@@ -9,7 +9,6 @@ The strategies and the F1 scores are those of the lesson, read from its source.
 
 from __future__ import annotations
 
-import ast
 import time
 from collections.abc import Callable
 from functools import cache, lru_cache
@@ -17,9 +16,8 @@ from itertools import product
 from statistics import mean, stdev
 from typing import Any
 
-from experiments import article_loss
-from tunelab import chat, data, metrics, models, training, world
-from tunelab.paths import course_file
+from experiments import article_loss, base_model, taught
+from tunelab import chat, data, metrics, training, world
 
 Job = tuple[Any, ...]
 Results = dict[Job, dict[str, Any]]
@@ -41,23 +39,9 @@ TAUGHT = ("layers_of", "train_only", "untie", "gradually", "layer_groups", "prep
 
 
 @cache
-def taught() -> dict[str, Any]:
-    """The functions of the lesson's own source that the experiments need, by name."""
-    (source,) = course_file("lessons").glob("06_*.py")
-    nodes = [
-        node
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "name", None) in TAUGHT
-    ]
-    scope: dict[str, Any] = {}
-    exec(compile(ast.Module(nodes, []), source.name, "exec"), scope)
-    return {name: scope[name] for name in TAUGHT}
-
-
-@cache
-def base_model() -> tuple[Any, Any]:
-    """The course's base and its tokenizer; never trained in place."""
-    return models.load_lm()
+def lesson() -> dict[str, Any]:
+    """What the experiments take from the lesson's own source, by name."""
+    return taught("06", TAUGHT)
 
 
 @lru_cache(maxsize=2)
@@ -82,7 +66,7 @@ def run(part: str, strategy: str, lang: str, seed: int, lr: float) -> dict[str, 
     asked = asked.select(range(0, len(asked), EVERY[split]))
     rows = training_rows(lang, seed)
     torch.manual_seed(seed)
-    model, extra = taught()["prepare"](strategy, base, STEPS)
+    model, extra = lesson()["prepare"](strategy, base, STEPS)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if part == "st-article":
         extra = {"optimizer": lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate)}  # decay: torch's default
@@ -101,7 +85,7 @@ def run(part: str, strategy: str, lang: str, seed: int, lr: float) -> dict[str, 
         right = [s for s, seen in zip(scores["answer"], asked["documented"], strict=True) if seen == documented]
         result[name] = round(metrics.mean(right), 4)
     result["right"] = "".join("01"[value] for value in scores["answer"])
-    result |= {name: round(value, 4) for name, value in taught()["four_f1"](replies, asked).items()}
+    result |= {name: round(value, 4) for name, value in lesson()["four_f1"](replies, asked).items()}
     if split == "test":
         result["articles_before"] = articles_before(lang)
         result["articles_after"] = article_loss(model, tokenizer, lang)

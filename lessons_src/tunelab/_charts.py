@@ -1,8 +1,14 @@
-"""Two flowcharts for the choice of a model, as data: the one that circulates, and the one of lesson 05."""
+"""Two flowcharts for the choice of a model, as data: the one that circulates, and the one of lesson 05; and their drawing."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -178,3 +184,41 @@ _WHY = {
 
 ARTICLE = _article()
 CORRECTED = _corrected()
+
+
+def draw(chart: Chart, path: Sequence[str] = (), lang: str | None = None) -> Figure:
+    """The chart from left to right, the nodes of `path` lit; in the session's language by default."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyBboxPatch
+
+    from .figures import PALETTE
+
+    zh, (width, height), taken = (lang or language()) == "zh", chart.box, set(itertools.pairwise(path))
+    fig, ax = plt.subplots(figsize=chart.size)
+    for edge in chart.edges:
+        (x1, y1), (x2, y2) = chart.nodes[edge.source].at, chart.nodes[edge.target].at
+        lit = (edge.source, edge.target) in taken
+        begin, end = x1 + width / 2, x2 - width / 2
+        bend = begin + 0.12  # all lines of a box bend at the same place, and their labels stand behind it
+        style = {"color": PALETTE["vermillion"] if lit else "#888888", "linewidth": 2 if lit else 1}
+        ax.plot([begin, bend, bend, end], [y1, y1, y2, y2], linestyle="-", zorder=2 if lit else 1, **style)
+        ax.annotate(edge.text(zh), (bend, y2), xytext=(4, 2), textcoords="offset points", fontsize=8)
+    looks = {"question": ("#FFFFFF", "round"), "model": ("#DCEBF7", "square"), "step": ("#EEEEEE", "round")}
+    for name, node in chart.nodes.items():
+        (x, y), (colour, shape) = node.at, looks[node.kind]
+        colour, edge_colour = (PALETTE["yellow"], PALETTE["vermillion"]) if name in path else (colour, "#444444")
+        corner, pad = (x - width / 2, y - height / 2), "pad=0" + (",rounding_size=0.1" if shape == "round" else "")
+        ax.add_patch(
+            FancyBboxPatch(corner, width, height, f"{shape},{pad}", facecolor=colour, edgecolor=edge_colour, zorder=3)
+        )
+        ax.text(x, y, node.text(zh), ha="center", va="center", fontsize=8, zorder=4)
+    ax.set(xlim=(0, chart.size[0]), ylim=(chart.size[1], 0))
+    ax.axis("off")
+    return fig
+
+
+def language() -> str:
+    """The session's language; English before there is one."""
+    from . import session
+
+    return session.current().lang if session.has_begun() else "en"

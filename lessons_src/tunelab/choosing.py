@@ -6,18 +6,13 @@ corrected one, and `draw` draws either.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from . import accounting
-from ._charts import ARTICLE, CORRECTED, Chart, Edge, Node
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ._charts import ARTICLE, CORRECTED, Chart, Edge, Node, draw, language
 
 __all__ = [
     "ARTICLE",
@@ -49,7 +44,7 @@ class ChoiceError(ValueError):
         self.en, self.zh = en, zh
 
     def __str__(self) -> str:
-        return self.zh if _lang() == "zh" else self.en
+        return self.zh if language() == "zh" else self.en
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Choice:
 
     def explain(self, lang: str | None = None) -> str:
         """The steps, one a line, and what was chosen; in the session's language by default."""
-        zh, lines = (lang or _lang()) == "zh", []
+        zh, lines = (lang or language()) == "zh", []
         for number, (edge, reason) in enumerate(zip(self.path, self.reasons, strict=True), start=1):
             question, colon = self.chart.nodes[edge.source].text(zh), "：" if zh else ": "
             lines.append(f"{number}. {question} {edge.text(zh)}{colon}{reason[zh]}")
@@ -247,40 +242,3 @@ def _reason(chart: Chart, edge: Edge, use: str, usable: float) -> tuple[str, str
         f"{use} of {named[-1]} would take {need:.1f}, there are {usable:.1f} GB",
         f"{named[-1]} 做 {use} 要 {need:.1f} GB，只有 {usable:.1f} GB",
     )
-
-
-def draw(chart: Chart, path: Sequence[str] = (), lang: str | None = None) -> Figure:
-    """The chart from left to right, the nodes of `path` lit; in the session's language by default."""
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyBboxPatch
-
-    from .figures import PALETTE
-
-    zh, (width, height), taken = (lang or _lang()) == "zh", chart.box, set(itertools.pairwise(path))
-    fig, ax = plt.subplots(figsize=chart.size)
-    for edge in chart.edges:
-        (x1, y1), (x2, y2) = chart.nodes[edge.source].at, chart.nodes[edge.target].at
-        lit = (edge.source, edge.target) in taken
-        begin, end = x1 + width / 2, x2 - width / 2
-        bend = begin + 0.12  # all lines of a box bend at the same place, and their labels stand behind it
-        style = {"color": PALETTE["vermillion"] if lit else "#888888", "linewidth": 2 if lit else 1}
-        ax.plot([begin, bend, bend, end], [y1, y1, y2, y2], linestyle="-", zorder=2 if lit else 1, **style)
-        ax.annotate(edge.text(zh), (bend, y2), xytext=(4, 2), textcoords="offset points", fontsize=8)
-    looks = {"question": ("#FFFFFF", "round"), "model": ("#DCEBF7", "square"), "step": ("#EEEEEE", "round")}
-    for name, node in chart.nodes.items():
-        (x, y), (colour, shape) = node.at, looks[node.kind]
-        colour, edge_colour = (PALETTE["yellow"], PALETTE["vermillion"]) if name in path else (colour, "#444444")
-        corner, pad = (x - width / 2, y - height / 2), "pad=0" + (",rounding_size=0.1" if shape == "round" else "")
-        ax.add_patch(
-            FancyBboxPatch(corner, width, height, f"{shape},{pad}", facecolor=colour, edgecolor=edge_colour, zorder=3)
-        )
-        ax.text(x, y, node.text(zh), ha="center", va="center", fontsize=8, zorder=4)
-    ax.set(xlim=(0, chart.size[0]), ylim=(chart.size[1], 0))
-    ax.axis("off")
-    return fig
-
-
-def _lang() -> str:
-    from . import session
-
-    return session.current().lang if session.has_begun() else "en"

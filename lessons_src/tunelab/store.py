@@ -42,12 +42,6 @@ _open: dict[Path, PassageStore] = {}  # by folder, this process's handle
 _opening = threading.Lock()
 
 
-def _default_embedding() -> EmbeddingFunction:
-    from .embedding import CourseEmbedding
-
-    return CourseEmbedding()
-
-
 class PassageStore:
     """Documents ``{"id", "text", "metadata"}`` in a folder, found by the meaning of their text.
 
@@ -82,7 +76,11 @@ class PassageStore:
                 busy = f"another process has the store {self.folder.name!r} open: stop it, or ask it over HTTP"
                 raise StoreLockedError(busy) from None
             try:  # only now, since a process that is refused need not load anything
-                self.embedding = embedding or _default_embedding()
+                if embedding is None:
+                    from .embedding import CourseEmbedding
+
+                    embedding = CourseEmbedding()
+                self.embedding = embedding
                 self._recover()
             except BaseException:
                 self._held.release()
