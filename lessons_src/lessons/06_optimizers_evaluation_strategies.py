@@ -1355,7 +1355,7 @@ for name, values in (("rows", by_row), ("wordings", [metrics.mean(values) for va
     middle, low, high = metrics.bootstrap(values)
     spans[name] = high - low
     print(T(f"ev-by-{name}").format(n=len(values), middle=middle, low=low, high=high))
-claim("ev-clusters", spans["wordings"] / spans["rows"], at_least=1.1)
+claim("ev-clusters", spans["wordings"] / max(spans["rows"], 1e-9), at_least=1.1)
 
 # %%
 one, other = (np.array(exam[name], dtype=float) for name in ("best", "last"))
@@ -1363,7 +1363,7 @@ gap, low, high = metrics.bootstrap(one - other)
 picks = np.random.default_rng(course.seed).integers(0, len(one), (2, 2000, len(one)))  # each system its own rows
 unpaired = np.quantile(one[picks[0]].mean(axis=1) - other[picks[1]].mean(axis=1), [0.025, 0.975])
 print(T("ev-paired").format(gap=gap, low=low, high=high, wide_low=unpaired[0], wide_high=unpaired[1]))
-claim("ev-paired-narrower", (high - low) / (unpaired[1] - unpaired[0]), at_most=1.05)
+claim("ev-paired-narrower", (high - low) / max(unpaired[1] - unpaired[0], 1e-9), at_most=1.05)
 
 # %% [markdown] lang="en" partner="cb5bbb13"
 # Look at the sign, here and in the other edition. Loss also counts how *sure* a model is of its mistakes; the higher loss may answer more
