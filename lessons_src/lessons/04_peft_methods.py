@@ -751,7 +751,7 @@ fewer = seeds("methods", "vera")[0]["trained"] / seeds("methods", "prefix")[0]["
 claim("vera-fewer", fewer, at_most=0.8)
 claim("place-not-number", mean_of["vera"] - max(mean_of["prefix"], mean_of["p-tuning"]), at_least=0.1)
 
-# %% [markdown] lang="en" partner="9f3b98db"
+# %% [markdown] lang="en" partner="9635f705"
 # Read the columns from left to right. Valid JSON: the *form* is learnt by nearly all that change something inside the
 # layers, and by prefix tuning and LLaMA-Adapter, which stand in front of every layer. Exact answers: *facts* are another
 # matter. Taken together, LoRA, DoRA and the adapter are level with full fine-tuning, with less than a tenth of its
@@ -761,9 +761,9 @@ claim("place-not-number", mean_of["vera"] - max(mean_of["prefix"], mean_of["p-tu
 # more. So first comes *where* the new parameters stand, then how many there are.
 #
 # This table has limits, and the first is serious. Its rates were chosen in runs of a third of the length, and short runs
-# favour high rates. Given lower rates and all the steps, the small methods, IA3 above all, can answer more than they do here:
-# do not read the lower half of the table as a ranking. Besides, one seed chose each rate, so where two come close, chance
-# had a say. No comparison is free of its protocol; what it can do is to state it.
+# favour high rates. Given lower rates and all the steps, the small methods may well answer more than they do here: do not
+# read the lower half of the table as a ranking. Besides, one seed chose each rate, so where two come close, chance had a
+# say. No comparison is free of its protocol; what it can do is to state it.
 #
 # ## Step 8 · Hyper-parameters matter more than the name
 #
@@ -772,14 +772,14 @@ claim("place-not-number", mean_of["vera"] - max(mean_of["prefix"], mean_of["p-tu
 # tokens; the vectors of two *worked examples*, training questions with their answers. The height is the loss on the
 # answers.
 
-# %% [markdown] lang="zh" partner="454b8f1e"
+# %% [markdown] lang="zh" partner="46342d4a"
 # 一列一列地看。合法 JSON：凡是改动层内部的方法，几乎都学会了*格式*；前缀微调和 LLaMA-Adapter 放在每一层的前面，也学会了。完全正确：
 # *事实*就是另一回事。LoRA、DoRA 和适配器合起来看，用不到十分之一的参数，就与全量微调不相上下。单个来看各有高低，不过步数这么少，
 # 同一种方法换个种子，差别也可能一样大，看看竖线有多长就知道了。在这组学习率下，参数极少的几种（VeRA、IA3、归一化层）按大小依次
 # 排在后面；而放在前面的方法，参数多少都落后：VeRA 的参数比前缀微调和 P-tuning 都少，答对的却更多。所以先看新参数放在*哪里*，再看有多少。
 #
 # 这张表有局限，第一条还很要紧。学习率是在三分之一长度的短训里选的，而短训偏爱高学习率。换成较低的学习率、训满全部步数，参数少的
-# 方法（尤其是 IA3）能答对的会比表里多，所以不要把表的下半部分当成排名。此外，每个学习率都只用一个种子选出，两个学习率成绩接近时，
+# 方法很可能比表里答对得多，所以不要把表的下半部分当成排名。此外，每个学习率都只用一个种子选出，两个学习率成绩接近时，
 # 选中哪个有运气的成分。没有哪个比较能摆脱自己的规程；能做到的，是把规程写清楚。
 #
 # ## 第 8 步 · 超参数比名字更要紧

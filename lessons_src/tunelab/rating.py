@@ -1,15 +1,13 @@
 """A rating sheet: one item after the other is marked; a picture of the marks where no kernel runs."""
 
 from collections.abc import Callable, Sequence
-from html import escape
 
 from matplotlib.figure import Figure
 
 from tunelab.display import publish
 from tunelab.figures import png_bundle, png_bytes
 from tunelab.session import T
-
-_VIEW = "application/vnd.jupyter.widget-view+json"
+from tunelab.widgets import preformatted, view_of
 
 
 def sheet(
@@ -73,16 +71,12 @@ def _live_view(
     for button, choice in zip(buttons, choices, strict=True):
         button.on_click(lambda _, choice=choice: mark(choice))
     back.on_click(undo)
-    box = ipywidgets.VBox([ipywidgets.HTML(value=_pre(note)), card, ipywidgets.HBox([back, *buttons]), view])
-    return {_VIEW: {"model_id": box.model_id, "version_major": 2, "version_minor": 0}}
+    box = ipywidgets.VBox([ipywidgets.HTML(value=preformatted(note)), card, ipywidgets.HBox([back, *buttons]), view])
+    return view_of(box)
 
 
 def _card(items: Sequence[str], marks: list[int]) -> str:
     """The next item with its number, or a word that all are marked."""
     if len(marks) == len(items):
-        return _pre(T(en="All items are marked.", zh="已全部评完。"))
-    return _pre(f"{len(marks) + 1}/{len(items)}\n{items[len(marks)]}")
-
-
-def _pre(text: str) -> str:
-    return f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'
+        return preformatted(T(en="All items are marked.", zh="已全部评完。"))
+    return preformatted(f"{len(marks) + 1}/{len(items)}\n{items[len(marks)]}")

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from tunelab.display import publish
 from tunelab.figures import png_bundle, png_bytes
 
-_VIEW = "application/vnd.jupyter.widget-view+json"
-
 
 def slider(
     render: Callable[[Any], Figure | str], values: Sequence[Any], *, label: str, start: Any, alt: str = ""
@@ -35,7 +33,7 @@ def slider(
     index = values.index(start)
     picture = rendering(index)
     if isinstance(picture, str):
-        bundle = {"text/html": _pre(picture), "text/plain": f"{label}: {start}\n{picture}"}
+        bundle = {"text/html": preformatted(picture), "text/plain": f"{label}: {start}\n{picture}"}
     else:
         bundle = png_bundle(picture, alt or f"{label}: {start}")
     publish(_live_view(rendering, values, label, index) | bundle)
@@ -49,7 +47,7 @@ def _live_view(rendering: Callable[[int], bytes | str], values: list[Any], label
         return {}
     is_text = isinstance(rendering(index), str)
     if is_text:
-        view = ipywidgets.HTML(value=_pre(rendering(index)))
+        view = ipywidgets.HTML(value=preformatted(rendering(index)))
     else:  # without align_self a VBox stretches the picture to the page's width
         view = ipywidgets.Image(value=rendering(index), format="png", layout={"align_self": "flex-start"})
     control = ipywidgets.SelectionSlider(
@@ -61,12 +59,20 @@ def _live_view(rendering: Callable[[int], bytes | str], values: list[Any], label
     )
 
     def move(change: dict[str, Any]) -> None:
-        view.value = _pre(rendering(change["new"])) if is_text else rendering(change["new"])
+        view.value = preformatted(rendering(change["new"])) if is_text else rendering(change["new"])
 
     control.observe(move, names="value")
     box = ipywidgets.VBox([control, view])
-    return {_VIEW: {"model_id": box.model_id, "version_major": 2, "version_minor": 0}}
+    return view_of(box)
 
 
-def _pre(text: str) -> str:
+def view_of(box: Any) -> dict[str, object]:
+    """A widget as a part of an output's bundle, which notebooks show in place of the picture beside it."""
+    return {
+        "application/vnd.jupyter.widget-view+json": {"model_id": box.model_id, "version_major": 2, "version_minor": 0}
+    }
+
+
+def preformatted(text: str) -> str:
+    """HTML that keeps the lines of a text."""
     return f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'
