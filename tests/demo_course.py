@@ -62,6 +62,7 @@ from tunelab.exercises import Wrong, call, checker, expect_close
 @checker("scale")
 def _(scale):
     expect_close(scale(16, 8), 2.0, en="alpha divided by r", zh="alpha 除以 r")
+    expect_close(scale(8, 16), 0.5, en="alpha divided by r", zh="alpha 除以 r")
 
 @checker("pair")
 def _(first, second):

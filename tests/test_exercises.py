@@ -58,6 +58,11 @@ def test_an_untouched_exercise_gets_a_friendly_line(name, answers, capsys):
     assert line.startswith("○") and "not filled in yet" in line and line.count("\n") == 1
 
 
+def test_a_function_that_returns_in_some_cases_only_is_wrong(capsys):
+    assert check("scale", lambda alpha, r: alpha / r if alpha > r else None) == "wrong"
+    assert "every path must end in a return" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("first", [0, False])
 @pytest.mark.parametrize("second", [[1.0, 2.0], np.array([1, 2]), torch.tensor([1.0, 2.0], requires_grad=True)])
 def test_right_answers_that_look_like_nothing_are_not_taken_for_untouched(first, second, capsys):
@@ -129,6 +134,8 @@ def test_unknown_exercises_name_the_known_ones():
         (2.1, "not the expected value (got 2.1)"),
         (float("nan"), "not the expected value (got nan)"),
         ("two", "a number or array is needed, this is str"),
+        ("2.0", "a number or array is needed, this is str"),
+        (["2.0"], "a number or array is needed, this is list"),
         ([2.0, 2.0], "the shape is (2,), it should be ()"),
     ],
 )

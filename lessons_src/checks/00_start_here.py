@@ -21,6 +21,12 @@ def _(majority_share):
         en="the commonest answer need not come first, and a share is a part of all answers",
         zh="最常见的答案不一定排在最前；比例要除以答案总数",
     )
+    expect_close(
+        majority_share(["c", "a", "a"]),
+        2 / 3,
+        en="two of three answers are the commonest, and the share is not to be rounded",
+        zh="三个答案里有两个是最常见的；比例不要四舍五入",
+    )
 
 
 @checker("easiest_topic")
@@ -28,7 +34,7 @@ def _(easiest_topic):
     best = {}
     for topic in world.TOPICS:
         best[topic] = Counter(spot.facts[topic] for spot in world.places()).most_common(1)[0][1]
-    if easiest_topic not in best:
+    if not isinstance(easiest_topic, str) or easiest_topic not in best:
         raise Wrong(
             en=f"{easiest_topic!r} is no topic; one of {', '.join(best)} is wanted, not its share",
             zh=f"{easiest_topic!r} 不是话题；应填 {', '.join(best)} 之一，而不是它的比例",
@@ -48,6 +54,9 @@ def _(is_right):
         ("20 yuan or 30 yuan", "20 yuan", False),
         ("20", "20 yuan", False),
         (" Silk Scarf ", "silk scarf", True),
+        ("silk scarf", "Silk Scarf", True),
+        ("scarf silk", "silk scarf", False),
+        ("silkscarf", "silk scarf", False),
         ("20元", "20元", True),
         ("120元", "20元", False),
         ("", "20元", False),

@@ -1,6 +1,6 @@
 """The exercise checkers of lesson 01."""
 
-from math import log
+from math import exp, log
 
 from tunelab.exercises import Wrong, checker, expect_close
 
@@ -18,6 +18,13 @@ def _(perplexity):
             en=f"the loss ln {size} is a fair choice among {size}; the loss is in nats, to the base e",
             zh=f"损失 ln {size} 相当于在 {size} 个里猜；损失的单位是奈特，底数是 e",
         )
+    expect_close(
+        perplexity(0.5),
+        exp(0.5),
+        tol=1e-4,
+        en="a perplexity need not be a whole number: the loss 0.5 lies between ln 1 and ln 2; do not round",
+        zh="困惑度不一定是整数：损失 0.5 介于 ln 1 和 ln 2 之间；不要取整",
+    )
 
 
 @checker("best_rate")
@@ -47,7 +54,8 @@ def _(best_rate):
 @checker("answer_labels")
 def _(answer_labels):
     ids = [11, 12, 13, 14, 15]
-    labels = answer_labels(list(ids), 2)
+    given = list(ids)
+    labels = answer_labels(given, 2)
     if not isinstance(labels, list) or len(labels) != len(ids):
         raise Wrong(
             en="a list with one label a token is needed, as long as ids",
@@ -65,6 +73,11 @@ def _(answer_labels):
         raise Wrong(
             en="the labels of the answer are its own token ids; transformers does the shift by one",
             zh="答案的标签就是它自己的词元编号；错一位由 transformers 完成",
+        )
+    if given != ids:
+        raise Wrong(
+            en="ids itself was changed, and the model would read -100 as a token: build a new list",
+            zh="ids 本身被改动了，模型会把 -100 当作词元来读：请新建一个列表",
         )
     if answer_labels(list(ids), 0) != ids:
         raise Wrong(en="with start = 0 everything is answer", zh="start = 0 时，全部都是答案")

@@ -1,5 +1,7 @@
 """The exercise checkers of lesson 02."""
 
+import numbers
+
 from tunelab.exercises import Wrong, checker, expect_close
 
 
@@ -20,6 +22,12 @@ def _(prompt_like_lora):
         en="every weight has its own pair of matrices: add them up",
         zh="每个权重都有自己的一对矩阵：要加起来",
     )
+    expect_close(
+        prompt_like_lora(2, [(4, 8), (3, 9)], 16),
+        3,
+        en="a token may hold numbers of several weights: add everything up, multiply by the rank, and round down last",
+        zh="一个词元可以装下几个权重的数：先全部加起来，乘上秩，最后才向下取整",
+    )
     found = prompt_like_lora(1, [(6, 11)], 16)
     if found != int(found):
         raise Wrong(en="a prompt has a whole number of tokens: round down", zh="词元个数是整数：要向下取整")
@@ -31,15 +39,15 @@ def _(prompt_like_lora):
 
 @checker("blocks_to_move")
 def _(blocks_to_move):
-    if isinstance(blocks_to_move, bool) or not isinstance(blocks_to_move, int):
+    if isinstance(blocks_to_move, bool) or not isinstance(blocks_to_move, numbers.Integral):
         raise Wrong(
-            en=f"a number of blocks is asked for, this is {type(blocks_to_move).__name__}",
-            zh=f"要的是模块的个数，得到的是 {type(blocks_to_move).__name__}",
+            en=f"a whole number of blocks is asked for, this is {type(blocks_to_move).__name__}",
+            zh=f"要的是块的个数（整数），得到的是 {type(blocks_to_move).__name__}",
         )
     if not 0 <= blocks_to_move <= 4:
         raise Wrong(
             en=f"the base has 4 blocks, {blocks_to_move} is no number of them: give k, not the parameters",
-            zh=f"基座有 4 个模块，{blocks_to_move} 不是其中的个数：要的是 k，不是参数个数",
+            zh=f"基座有 4 个块，{blocks_to_move} 不是其中的个数：要的是 k，不是参数个数",
         )
     if blocks_to_move < 3:
         raise Wrong(
@@ -54,7 +62,8 @@ def _(blocks_to_move):
 def _(dialogue_labels):
     ids = [11, 12, 13, 14, 15, 16, 17]
     speakers = ["user", "user", "assistant", "assistant", "user", "assistant", "assistant"]
-    labels = dialogue_labels(list(ids), list(speakers))
+    given = list(ids), list(speakers)
+    labels = dialogue_labels(*given)
     if not isinstance(labels, list) or len(labels) != len(ids):
         raise Wrong(en="a list with one label a token is needed", zh="需要一个列表，每个词元一个标签")
     if labels[0] != -100 or labels[1] != -100:
@@ -75,3 +84,16 @@ def _(dialogue_labels):
         )
     if labels != [-100, -100, 13, 14, -100, 16, 17]:
         raise Wrong(en="the label of a trained token is its own id", zh="参与训练的词元，标签就是它自己的编号")
+    if given != (ids, speakers):
+        raise Wrong(
+            en="ids or speakers was changed, and the model would read another dialogue: build a new list",
+            zh="ids 或 speakers 被改动了，模型读到的就是另一段对话：请新建一个列表",
+        )
+    ids, speakers = [21, 22, 23, 24], ["system", "assistant", "user", "assistant"]
+    labels = dialogue_labels(list(ids), list(speakers))
+    if labels != [-100, 22, -100, 24]:
+        raise Wrong(
+            en=f"for the speakers {speakers} the labels are {labels}: the assistant's tokens alone keep their id, "
+            "whoever else speaks, and wherever the turns stand",
+            zh=f"说话人为 {speakers} 时，标签是 {labels}：不管还有谁说话、各轮在什么位置，只有助手的词元保留编号",
+        )

@@ -1,5 +1,8 @@
 """The exercise checkers of lesson 03."""
 
+import numbers
+
+import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -31,7 +34,7 @@ def _(largest_batch):
             en="a pair is needed: (without checkpointing, with checkpointing)",
             zh="需要一对数：（不用检查点，用检查点）",
         )
-    if any(isinstance(rows, bool) or not isinstance(rows, int) for rows in largest_batch):
+    if any(isinstance(rows, bool) or not isinstance(rows, numbers.Integral) for rows in largest_batch):
         raise Wrong(en="both are whole numbers of rows", zh="两个都应是整数行数")
     from peft import LoraConfig, get_peft_model
 
@@ -58,10 +61,10 @@ def _(prepare):
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=20, num_key_value_heads=1, head_dim=8, **shape))
     optimizer = call(prepare, model)
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    if not isinstance(optimizer, torch.optim.AdamW):
         raise Wrong(
-            en=f"prepare is to return the optimizer, this is {type(optimizer).__name__}",
-            zh=f"prepare 应返回优化器，得到的是 {type(optimizer).__name__}",
+            en=f"prepare is to return an AdamW, this is {type(optimizer).__name__}",
+            zh=f"prepare 应返回 AdamW 优化器，得到的是 {type(optimizer).__name__}",
         )
     ids = torch.arange(8)[None] % 20
     loss = model(input_ids=ids, labels=ids).loss
@@ -106,9 +109,21 @@ def _(equivalent):
         ),
         ((-0.08, 0.01, 0.05), False, "reaches below the margin", "下端超出了允许的差距"),
         ((-0.01, 0.08, 0.05), False, "reaches above the margin", "上端超出了允许的差距"),
+        ((0.06, 0.07, 0.05), False, "is narrow and lies above the margin", "虽然很窄，却整个在允许的差距之上"),
+        ((-0.07, -0.06, 0.05), False, "is narrow and lies below the margin", "虽然很窄，却整个在允许的差距之下"),
+        ((-0.03, 0.03, 0.02), False, "is too wide: the margin is an argument", "太宽了：允许的差距是一个参数"),
+        ((-0.08, 0.07, 0.10), True, "keeps to the margin: it is an argument", "在允许的差距之内：差距是一个参数"),
     ]
     for (low, high, margin), right, en, zh in cases:
-        if bool(equivalent(low, high, margin)) != right:
+        found = equivalent(low, high, margin)
+        if isinstance(found, torch.Tensor):
+            found = found.tolist()
+        if not isinstance(found, bool | np.bool_):
+            raise Wrong(
+                en=f"one True or False is needed, for both ends together, this is {type(found).__name__}",
+                zh=f"需要一个 True 或 False，两端合在一起判断，得到的是 {type(found).__name__}",
+            )
+        if found != right:
             raise Wrong(
                 en=f"({low:+.2f}, {high:+.2f}) with a margin of {margin} {en}",
                 zh=f"区间 ({low:+.2f}, {high:+.2f})、允许差距 {margin}：{zh}",

@@ -1,5 +1,8 @@
 """The exercise checkers of lesson 06."""
 
+import math
+import numbers
+
 import numpy as np
 import torch
 
@@ -14,15 +17,23 @@ def _(lion):
 
     def step(**settings):
         result = lion(weight, gradient, mean, **settings)
-        if not isinstance(result, tuple | list) or len(result) != 2:
+        if (
+            not isinstance(result, tuple | list)
+            or len(result) != 2
+            or not all(isinstance(one, torch.Tensor) and one.shape == weight.shape for one in result)
+        ):
             raise Wrong(
-                en="two tensors are needed: the new weight, the new mean", zh="需要返回两个张量：新权重、新均值"
+                en="two tensors of the weight's shape are needed: the new weight, the new mean",
+                zh="需要返回两个与权重同形的张量：新权重、新均值",
+            )
+        if not all(torch.equal(a, b) for a, b in zip(kept, (weight, gradient, mean), strict=True)):
+            raise Wrong(
+                en="an argument was changed in place: return new tensors, without += and without methods that end in _",
+                zh="有参数被就地修改了：请返回新的张量，不要用 +=，也不要用以 _ 结尾的方法",
             )
         return result
 
     moved, _ = step(lr=0.1, betas=(0.5, 0.5))
-    if not all(torch.equal(a, b) for a, b in zip(kept, (weight, gradient, mean), strict=True)):
-        raise Wrong(en="an argument was changed in place", zh="有参数被就地修改了")
     expect_close(
         abs(moved - weight),
         torch.full((4, 5), 0.1).double(),
@@ -48,10 +59,10 @@ def _(lion):
         en="the step uses the old mean and betas[0]",
         zh="迈步用旧的均值和 betas[0]",
     )
-    moved, _ = step(lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)
+    moved, _ = step(lr=0.3, betas=(0.9, 0.99), weight_decay=0.5)
     expect_close(
         moved,
-        weight - 0.1 * (torch.sign(0.9 * mean + 0.1 * gradient) + 0.5 * weight),
+        weight - 0.3 * (torch.sign(0.9 * mean + 0.1 * gradient) + 0.5 * weight),
         en="the decay stands beside the sign, and the rate multiplies both",
         zh="衰减与符号并列，两者都乘学习率",
     )
@@ -62,8 +73,10 @@ def _(largest_rates):
     if not isinstance(largest_rates, dict) or set(largest_rates) != {0.0, 0.9}:
         raise Wrong(en="a dictionary is needed: {0.0: rate, 0.9: rate}", zh="需要一个字典：{0.0: 学习率, 0.9: 学习率}")
     for momentum, rate in largest_rates.items():
-        if not isinstance(rate, int | float) or isinstance(rate, bool):
-            raise Wrong(en="the rates are numbers", zh="学习率应是数字")
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not math.isfinite(rate):
+            raise Wrong(
+                en=f"the rates are numbers of RATES, this is {rate!r}", zh=f"学习率应是 RATES 中的数，得到的是 {rate!r}"
+            )
         if abs(rate / 0.005 - round(rate / 0.005)) > 1e-6 or not 0.02 <= rate <= 0.115:
             raise Wrong(en=f"{rate} is not one of RATES", zh=f"{rate} 不在 RATES 之中")
         if not _arrives(rate, momentum):
@@ -100,6 +113,11 @@ def _(users_needed):
                 en=f"a number of users is a whole number, this is {type(found).__name__} {found!r}: round up, and make it an int",
                 zh=f"用户数应是整数，得到的是 {type(found).__name__} {found!r}：向上取整，再转成 int",
             )
+        if found == right + 1:
+            raise Wrong(
+                en=f"for {p} and {q} at power {power} {found} is one user more than needed: round up, and add nothing",
+                zh=f"{p} 对 {q}、功效 {power} 时，{found} 比需要的多一位：向上取整即可，不要再加",
+            )
         if abs(found - right) > 1:
             more = found > right
             raise Wrong(
@@ -122,34 +140,72 @@ def _(paired_interval):
     before = first.sum(), second.sum()
     gaps = first - second
     spread, gap = gaps.std() / np.sqrt(len(gaps)), gaps.mean()
-    ends = paired_interval(first, second, np.random.default_rng(1))
-    expect_close(np.shape(ends), (2,), en="two numbers are needed, (low, high)", zh="需要两个数 (low, high)")
-    low, high = (float(end) for end in ends)
+    rng = np.random.default_rng(1)
+    unused = rng.bit_generator.state
+    low, high = _ends(paired_interval(first, second, rng))
+    if high < gap < low:
+        raise Wrong(en="the order is (low, high)", zh="次序应为 (low, high)")
     if not low < gap < high:
         raise Wrong(
             en="the interval does not hold the mean difference of first - second: look at the sign, and at what is averaged",
             zh="区间不包含 first - second 的平均差：检查正负号，以及对什么求平均",
         )
     ratio = (high - low) / (2 * 1.96 * spread)
-    if ratio > 1.25:
+    if ratio > 1.12:
         raise Wrong(
-            en="too wide: the same drawn rows must serve both systems, so that what makes a question hard cancels",
-            zh="太宽：两个系统要用同样的抽样行，题目难度才会抵消",
+            en="too wide: the same drawn rows must serve both systems, so that what makes a question hard cancels; "
+            "draw as many rows as there are questions, and end at the quantiles 0.025 and 0.975",
+            zh="太宽：两个系统要用同样的抽样行，题目难度才会抵消；抽取的行数要与题数相同，两端取 0.025 和 0.975 分位数",
         )
     if ratio < 0.9:
         raise Wrong(
-            en="too narrow: draw as many rows as there are questions, with replacement, and take the quantiles of the means",
-            zh="太窄：要有放回地抽取与题数相同的行，再取均值的分位数",
+            en="too narrow: draw as many rows as there are questions, with replacement, and take the quantiles "
+            "0.025 and 0.975 of the means",
+            zh="太窄：要有放回地抽取与题数相同的行，再取均值的 0.025 和 0.975 分位数",
         )
     if (first.sum(), second.sum()) != before:
-        raise Wrong(en="the scores that were given are changed in place", zh="传入的得分被就地修改了")
+        raise Wrong(
+            en="the scores that were given are changed in place: first - second makes a new array, -= does not",
+            zh="传入的得分被就地修改了：first - second 得到新数组，-= 则不会",
+        )
+    if rng.bit_generator.state == unused:
+        raise Wrong(
+            en="nothing was drawn with rng: a bootstrap draws rows, and with the generator that was given",
+            zh="没有用 rng 抽样：自助法要抽取行，而且要用传入的随机数生成器",
+        )
+    low, high = _ends(paired_interval(first, second, rng, resamples=1))
+    if low != high:
+        raise Wrong(
+            en="with resamples=1 there is one mean, so both ends are equal: draw `resamples` times",
+            zh="resamples=1 时只有一个均值，两端应相等：要抽 resamples 次",
+        )
+    ends = _ends(paired_interval(np.array([0.0, 1.0]), np.zeros(2), rng))
+    if not np.allclose(ends, (0, 1)):
+        raise Wrong(
+            en=f"for the gaps 0 and 1 the interval is (0, 1), yours is ({ends[0]:g}, {ends[1]:g}): every question may be "
+            "drawn, the last one too, for rng.integers(0, n) ends at n - 1",
+            zh=f"差为 0 和 1 时区间应是 (0, 1)，你的是 ({ends[0]:g}, {ends[1]:g})：每道题都可能抽到，最后一题也不例外，"
+            "rng.integers(0, n) 取到 n - 1 为止",
+        )
+
+
+def _ends(found) -> tuple[float, float]:
+    """Both ends of the learner's interval as numbers."""
+    try:
+        low, high = (float(found[place]) for place in range(len(found)))
+    except (TypeError, ValueError, LookupError):
+        raise Wrong(
+            en=f"two numbers are needed, (low, high), this is {type(found).__name__}",
+            zh=f"需要两个数 (low, high)，得到的是 {type(found).__name__}",
+        ) from None
+    return low, high
 
 
 @checker("step_work")
 def _(step_work):
     for layers, frozen in ((4, 2), (12, 0), (12, 12), (24, 6), (5, 4)):
         right, given = (3 * layers - 2 * frozen) / (3 * layers), step_work(layers, frozen)
-        if isinstance(given, bool) or not isinstance(given, int | float):
+        if isinstance(given, bool) or not isinstance(given, numbers.Real):
             raise Wrong(
                 en=f"the work is a number, this is {type(given).__name__}",
                 zh=f"应返回一个数，得到的是 {type(given).__name__}",
@@ -176,7 +232,11 @@ def _(step_work):
                 en=f"{where}: relative to the step that trains all layers, which is 1.0",
                 zh=f"{where}：要除以训练全部层的那一步，它是 1.0",
             )
-        raise Wrong(en=f"for {where} it is not {given:g}", zh=f"{where} 时不是 {given:g}")
+        raise Wrong(
+            en=f"for {where} it is not {float(given):g}: every layer goes forward, the trained ones alone do the "
+            "other two thirds; a share of 1, not rounded",
+            zh=f"{where} 时不是 {float(given):g}：每层都做前向，另外两份只有训练的层才做；以 1 为全部，不要四舍五入",
+        )
 
 
 @checker("unfreeze")
@@ -207,7 +267,14 @@ def _(unfreeze):
             zh="这一层仍然不需要梯度：autograd 那边也要放开",
         )
     before = weights()
-    step()
+    try:
+        step()
+    except Exception as error:  # a group that was put together by hand lacks the optimizer's settings
+        raise Wrong(
+            en=f"the optimizer's next step fails ({type(error).__name__}: {error}): "
+            "let optimizer.add_param_group add the group",
+            zh=f"优化器的下一步出错了（{type(error).__name__}: {error}）：请用 optimizer.add_param_group 来加参数组",
+        ) from None
     moved = [(now - old).abs().max().item() for now, old in zip(weights(), before, strict=True)]
     if moved[0] == 0:
         raise Wrong(
@@ -240,4 +307,18 @@ def _(unfreeze):
         raise Wrong(
             en="each weight belongs in the optimizer once: four weights here, two of each layer",
             zh="每个权重在优化器里只应出现一次：这里共四个，每层两个",
+        )
+    if not all(weight.requires_grad for weight in top.parameters()):
+        raise Wrong(
+            en="the top layer no longer requires a gradient: leave the others as they were",
+            zh="顶层不再需要梯度了：其他层要保持原样",
+        )
+    fresh = torch.nn.Linear(3, 3)  # was never frozen, and the optimizer has never heard of it
+    unfreeze(optimizer, list(fresh.parameters()), 0.01)
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if not held >= {id(weight) for weight in fresh.parameters()}:
+        raise Wrong(
+            en="a layer that required a gradient already, and that the optimizer does not have, must join as well: ask "
+            "optimizer.param_groups",
+            zh="有一层本来就需要梯度，而优化器里没有它，也应当加入：要查 optimizer.param_groups",
         )

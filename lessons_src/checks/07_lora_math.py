@@ -1,6 +1,7 @@
 """The exercise checkers of lesson 07."""
 
 import inspect
+import numbers
 
 import torch
 
@@ -36,6 +37,16 @@ def _(alpha_at_32):
         raise Wrong(
             en='a dictionary with the keys "SGD" and "Adam" is needed', zh='需要一个以 "SGD" 和 "Adam" 为键的字典'
         )
+    for value in alpha_at_32.values():
+        if not isinstance(value, numbers.Real) and not (isinstance(value, torch.Tensor) and value.ndim == 0):
+            raise Wrong(
+                en=f"each alpha is one number, this is {type(value).__name__}",
+                zh=f"每个 alpha 都是一个数，得到的是 {type(value).__name__}",
+            )
+    if (alpha_at_32["SGD"], alpha_at_32["Adam"]) == (1, 0.5):
+        raise Wrong(
+            en="these are the factors s; alpha is asked for, and alpha = s r", zh="这是 s；要的是 alpha，而 alpha = s r"
+        )
     if alpha_at_32["Adam"] == 64 or alpha_at_32["SGD"] == 64:
         raise Wrong(
             en="64 keeps alpha / r, and the higher rank takes larger steps: look at the middle line of the figure",
@@ -68,13 +79,18 @@ def _factors(r: int, inputs: int, outputs: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
+    return found.shape == expected.shape and torch.allclose(found.to(expected.dtype), expected, atol=1e-4, rtol=1e-4)
 
 
 def _explain(found: torch.Tensor, base: torch.Tensor, product: torch.Tensor, scale: float) -> None:
     """Raises the reason why `found` is not base + scale · product, where it is one of the usual mistakes."""
     if _same(found, base + scale * product):
         return
+    if scale % 1 and _same(found, base + scale // 1 * product):
+        raise Wrong(
+            en="alpha / r is rounded down: write /, not //, for alpha may be smaller than r",
+            zh="alpha / r 被取整了：要用 / 而不是 //，因为 alpha 可能比 r 还小",
+        )
     if _same(found, base + product):
         raise Wrong(en="alpha / r is missing before the product", zh="乘积前面缺了 alpha / r")
     if _same(found, base + scale**2 * product):
@@ -97,13 +113,13 @@ def _(merged_weight):
                 zh="传入的张量被改动了：`+=` 是原地操作，再合并一次就会加两遍",
             )
         product = lora_B @ lora_A
-        if inputs == outputs and any(_same(found, weight + scale * product.T) for scale in (1, 3, 9)):
+        if inputs == outputs and any(_same(found, weight + scale * product.T) for scale in (1, 2.5, 6.25)):
             raise Wrong(
                 en="this is the transposed update: the order is lora_B @ lora_A",
                 zh="加的是转置：次序应为 lora_B @ lora_A",
             )
-        _explain(found, weight, product, scale=3.0)
-        if not _same(found, weight + 3 * product):
+        _explain(found, weight, product, scale=2.5)
+        if not _same(found, weight + 2.5 * product):
             raise Wrong(
                 en=f"not W + alpha / r · B A (shape {tuple(found.shape)})",
                 zh=f"不等于 W + alpha / r · B A（形状 {tuple(found.shape)}）",
@@ -113,7 +129,7 @@ def _(merged_weight):
 def _merge(merged_weight, given: list[torch.Tensor], square: bool) -> torch.Tensor:
     """The learner's merge; an error on a layer that is not square gets a reason of its own."""
     try:
-        found = merged_weight(*given, 2, 6)
+        found = merged_weight(*given, 2, 5)
     except Wrong as wrong:
         if square:
             raise
@@ -138,7 +154,7 @@ def _(LoRA):
         )
     if "forward" not in vars(LoRA):
         call(lambda: None)  # not written yet
-    r, alpha, inputs, outputs = 3, 12, 8, 5
+    r, alpha, inputs, outputs = 3, 8, 8, 5
     torch.manual_seed(0)
     base = torch.nn.Linear(inputs, outputs)
     weight, bias = base.weight.detach().clone(), base.bias.detach().clone()
@@ -171,6 +187,42 @@ def _(LoRA):
         again.backward()
     if layer.lora_A.grad is None or layer.lora_B.grad is None:
         raise Wrong(en="no gradient reaches lora_A and lora_B", zh="梯度到不了 lora_A 和 lora_B")
+    _fits_into_a_model(LoRA, layer, weight + alpha / r * lora_B @ lora_A, bias)
+
+
+def _fits_into_a_model(LoRA, layer, merged: torch.Tensor, bias: torch.Tensor) -> None:
+    """Raises unless the layer does for a model what its base did: take batches, pass gradients down, need no bias."""
+    rows = torch.randn(2, 4, merged.shape[1], requires_grad=True)  # (batch, tokens, in)
+    wanted = rows @ merged.T + bias
+    try:
+        found = call(layer, rows)
+    except Wrong as wrong:
+        raise Wrong(
+            en=f"it fails on a batch of shape (batch, tokens, in), which nn.Linear takes: {wrong.en}",
+            zh=f"输入形状为 (batch, tokens, in) 时出错，而 nn.Linear 可以处理：{wrong.zh}",
+        ) from None
+    if not _same(found, wanted):
+        raise Wrong(
+            en="on a batch of shape (batch, tokens, in) it differs: the last axis is the one that is multiplied, and "
+            ".T turns all of them",
+            zh="输入形状为 (batch, tokens, in) 时结果不对：相乘的是最后一维，而 .T 会翻转所有的维",
+        )
+    (expected,) = torch.autograd.grad(wanted.square().sum(), rows)
+    (passed,) = torch.autograd.grad(found.square().sum(), rows, allow_unused=True)
+    if passed is None or not torch.allclose(passed, expected, atol=1e-3, rtol=1e-3):
+        raise Wrong(
+            en="the gradient does not reach the layers below: freeze the base with requires_grad_(False), not with "
+            "no_grad or detach in the forward",
+            zh="梯度传不到下面的层：冻结基座要用 requires_grad_(False)，而不是在 forward 里用 no_grad 或 detach",
+        )
+    try:
+        plain = call(LoRA, torch.nn.Linear(4, 3, bias=False), 2, 4)
+        call(plain, torch.randn(2, 4))
+    except Wrong as wrong:
+        raise Wrong(
+            en=f"it fails on a base without a bias, and Qwen's layers mostly have none: {wrong.en}",
+            zh=f"基座没有偏置时出错，而 Qwen 的层大多没有偏置：{wrong.zh}",
+        ) from None
 
 
 def _has_factors(layer, r: int, inputs: int, outputs: int) -> None:

@@ -1,5 +1,7 @@
 """The exercise checkers of lesson 08."""
 
+import numbers
+
 import torch
 from peft import LoraConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -14,6 +16,16 @@ def _(optimizer_steps):
         (1001, 2, 8, 1, 1, 252, "the rest of each epoch makes a step of its own", "每一轮末尾的零头也各算一步"),
         (1000, 2, 8, 4, 1, 64, "four batches in a row make one step", "四个批次合成一步"),
         (1000, 2, 8, 1, 2, 126, "two processes share the rows of a step", "一步的样例由两个进程分担"),
+        (
+            1001,
+            2,
+            8,
+            4,
+            2,
+            32,
+            "each of two processes takes four batches for one step",
+            "两个进程各取四个批次，合成一步",
+        ),
         (5, 3, 8, 4, 2, 3, "an epoch with few rows still takes a step", "样例再少，一轮也有一步"),
     )
     for *given, expected, en, zh in cases:
@@ -30,7 +42,7 @@ def _(optimizer_steps):
 
 @checker("equal_rank")
 def _(equal_rank):
-    if isinstance(equal_rank, bool) or not isinstance(equal_rank, int):
+    if isinstance(equal_rank, bool) or not isinstance(equal_rank, numbers.Integral):
         raise Wrong(
             en=f"equal_rank is a whole number, this is {type(equal_rank).__name__}",
             zh=f"equal_rank 应是整数，得到的是 {type(equal_rank).__name__}",
@@ -74,4 +86,11 @@ def _(add_adapter):
         raise Wrong(
             en=f"a part of the adapter is frozen: {len(still)} of its matrices require no gradient",
             zh=f"适配器有一部分被冻结了：{len(still)} 个矩阵不需要梯度",
+        )
+    ranks = {weight.shape[0] for name, weight in weights.items() if "lora_A" in name}
+    if ranks != {2} or len(moving) != 14:
+        raise Wrong(
+            en=f"config asks for rank 2 on all seven linear layers, here are {len(moving) // 2} with the ranks "
+            f"{sorted(ranks)}: hand the given config on as it is",
+            zh=f"config 要求七个线性层都加秩 2，这里是 {len(moving) // 2} 个，秩为 {sorted(ranks)}：把传入的 config 原样传下去",
         )

@@ -1,5 +1,6 @@
 """The exercise checkers of lesson 09."""
 
+import numbers
 import uuid
 
 import chromadb
@@ -27,10 +28,11 @@ def _(similarity):
 
 @checker("smallest_ef")
 def _(smallest_ef):
-    if isinstance(smallest_ef, bool) or not isinstance(smallest_ef, int) or smallest_ef not in (10, 20, 50, 100, 200):
+    whole = isinstance(smallest_ef, numbers.Integral) and not isinstance(smallest_ef, bool)
+    if not whole or smallest_ef not in (10, 20, 50, 100, 200):
         raise Wrong(
-            en=f"smallest_ef is one of VALUES, this is {smallest_ef!r}",
-            zh=f"smallest_ef 应是 VALUES 中的一个值，得到的是 {smallest_ef!r}",
+            en=f"smallest_ef is one of VALUES, an int, this is {smallest_ef!r}",
+            zh=f"smallest_ef 应是 VALUES 中的一个整数，得到的是 {smallest_ef!r}",
         )
     if smallest_ef < 20:
         raise Wrong(
@@ -83,7 +85,13 @@ def _check_sync(sync, collection):
         {"a": "fade", "c": "head"},
         {"d": "deaf", "c": "head", "a": "fade"},
     ):
-        count = sync(collection, dict(rows))
+        given = dict(rows)
+        count = sync(collection, given)
+        if given != rows:
+            raise Wrong(
+                en="rows itself was changed, and whoever called loses documents: work on a copy",
+                zh="rows 本身被改动了，调用者会丢失文档：请在副本上操作",
+            )
         held = collection.get(include=["documents", "embeddings"])
         documents = dict(zip(held["ids"], held["documents"], strict=True))
         if missing := sorted(set(rows) - set(documents)):

@@ -1,5 +1,7 @@
 """The exercise checkers of lesson 10."""
 
+import numbers
+
 import numpy as np
 
 from tunelab.exercises import Wrong, call, checker
@@ -11,9 +13,10 @@ def _(chunk_count):
         # Counted, not computed: chunks begin every size - overlap tokens until one of them reaches the end.
         expected = next(n for n in range(1, tokens + 2) if size + (n - 1) * (size - overlap) >= tokens)
         found = chunk_count(tokens, size, overlap)
-        if isinstance(found, bool) or not isinstance(found, int):
+        if isinstance(found, bool) or not isinstance(found, numbers.Integral):
             raise Wrong(
-                en=f"a number of chunks is a whole number, this is {found!r}", zh=f"块数应是整数，得到的是 {found!r}"
+                en=f"a number of chunks is a whole number, an int, this is {found!r}",
+                zh=f"块数应是整数（int），得到的是 {found!r}",
             )
         if found < expected:
             raise Wrong(
@@ -30,16 +33,25 @@ def _(chunk_count):
 
 @checker("dear_threshold")
 def _(dear_threshold):
-    real = np.array([0.55, 0.6, 0.62, 0.66, 0.7, 0.72, 0.75, 0.8, 0.85, 0.9])
-    invented = np.array([0.3, 0.35, 0.4, 0.45, 0.5, 0.58, 0.61, 0.64, 0.68, 0.71])
+    overlapping = (
+        np.array([0.55, 0.6, 0.62, 0.66, 0.7, 0.72, 0.75, 0.8, 0.85, 0.9]),
+        np.array([0.3, 0.35, 0.4, 0.45, 0.5, 0.58, 0.61, 0.64, 0.68, 0.71]),
+    )
+    # Each further step costs more of the real questions: the threshold climbs with `dear`, and at 1.5 stops halfway.
+    steps = (
+        np.array([0.352, 0.452, 0.462, 0.602, 0.612, 0.622, 0.632, 0.802, 0.812, 0.822]),
+        np.array([0.102, 0.112, 0.122, 0.132, 0.302, 0.312, 0.322, 0.402, 0.412, 0.502]),
+    )
     values = np.linspace(0, 1, 201)
 
-    def least(refusal, acceptance):
-        costs = [refusal * np.mean(real < value) + acceptance * np.mean(invented >= value) for value in values]
-        return float(values[int(np.argmin(costs))])
-
-    for dear in (1, 5, 0.2):
-        found, expected = dear_threshold(real.copy(), invented.copy(), dear), least(1, dear)
+    for dear, (real, invented) in ((1, overlapping), (5, overlapping), (1.5, steps), (0.4, steps), (3, steps)):
+        refused = np.array([np.mean(real < value) for value in values])
+        accepted = np.array([np.mean(invented >= value) for value in values])
+        alike, mixed_up, expected = (
+            float(values[int(np.argmin(costs))])
+            for costs in (refused + accepted, dear * refused + accepted, refused + dear * accepted)
+        )
+        found = dear_threshold(real.copy(), invented.copy(), dear)
         if isinstance(found, bool) or not isinstance(found, int | float | np.floating):
             raise Wrong(
                 en=f"a threshold is one number, this is {type(found).__name__}",
@@ -47,18 +59,25 @@ def _(dear_threshold):
             )
         if abs(found - expected) < 1e-9:
             continue
-        if dear != 1 and abs(found - least(1, 1)) < 1e-9:
+        if dear != 1 and abs(found - alike) < 1e-9:
             raise Wrong(
                 en=f"with dear = {dear} this is still the threshold that weighs both errors alike",
                 zh=f"dear = {dear} 时，得到的仍是两种错误权重相同的阈值",
             )
-        if dear != 1 and abs(found - least(dear, 1)) < 1e-9:
+        if dear != 1 and abs(found - mixed_up) < 1e-9:
             raise Wrong(
                 en="the weights are mixed up: the false acceptance is the dear one", zh="权重放反了：代价高的是误答"
             )
         raise Wrong(
             en=f"with dear = {dear} another value costs less, or as much and is lower (yours is {found:.3f})",
             zh=f"dear = {dear} 时，还有代价更低、或代价相同而更小的值（你的是 {found:.3f}）",
+        )
+    found = dear_threshold(np.array([0.5]), np.array([0.4975]), 1)
+    if abs(found - 0.5) > 1e-9:
+        raise Wrong(
+            en="a similarity that equals the threshold is answered: refused are real < value, accepted are "
+            "invented >= value",
+            zh="相似度等于阈值的要回答：拒掉的是 real < value，放行的是 invented >= value",
         )
 
 
@@ -73,15 +92,25 @@ def _(cited):
         ("45 yuan", ["a", "c"]),
         ("18:00", ["b"]),
         ("crab buns", ["a"]),
+        ("Crab Buns", ["a"]),
         (" 45 yuan\n", ["a", "c"]),
+        ("18.00", []),
+        ("18:00 gate", []),
         ("60 yuan", []),
         ("", []),
+        ("  ", []),
     ):
-        found = call(cited, answer, [dict(passage) for passage in passages])
+        given = [dict(passage) for passage in passages]
+        found = call(cited, answer, given)
         if not isinstance(found, list):
             raise Wrong(
                 en=f"a list of ids is needed, this is {type(found).__name__}",
                 zh=f"应返回编号的列表，得到的是 {type(found).__name__}",
+            )
+        if given != passages:
+            raise Wrong(
+                en="the passages themselves were changed: the reader would see other texts; lower a copy of the text",
+                zh="片段本身被改动了，读者看到的就是别的文字：请只对副本转小写",
             )
         if found == expected:
             continue

@@ -134,7 +134,7 @@ def expect_close(value: Any, expected: Any, tol: float = 1e-6, *, en: str = "", 
             zh=f"形状是 {found.shape}，应为 {target.shape}",
         )
     if not np.allclose(found, target, rtol=tol, atol=tol):
-        got = f"{found:.6g}" if found.ndim == 0 else np.array2string(found, precision=4, threshold=6)
+        got = f"{found:.6g}" if found.ndim == 0 else " ".join(np.array2string(found, precision=4, threshold=6).split())
         raise Wrong(en=f"{en or 'not the expected value'} (got {got})", zh=f"{zh or '与期望的值不同'}（得到 {got}）")
 
 
@@ -173,21 +173,48 @@ def _load(file: Path) -> dict[str, Callable[..., None]]:
 
 
 def _guarded(answer: Any) -> Any:
-    """A plain function that goes through `call`; every other answer as it is."""
+    """A plain function that goes through `call`; every other answer as it is.
+
+    A function that has returned something once has been filled in: None is then a wrong result.
+    """
     if not inspect.isfunction(answer):
         return answer
-    return functools.wraps(answer)(functools.partial(call, answer))
+    filled_in = False
+
+    @functools.wraps(answer)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        nonlocal filled_in
+        try:
+            result = call(answer, *args, **kwargs)
+        except _Untouched:
+            if not filled_in:
+                raise
+            raise Wrong(
+                en="your function returns nothing in one of the cases: every path must end in a return",
+                zh="有一种情形下，你的函数什么也没有返回：每条路径都要用 return 返回结果",
+            ) from None
+        filled_in = True
+        return result
+
+    return guarded
 
 
 def _array(value: Any) -> np.ndarray:
-    """As float64; a tensor may need a gradient, live on a GPU or be bfloat16, which numpy does not know."""
-    return np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value, dtype=float)
+    """As float64; a tensor may need a gradient, live on a GPU or be bfloat16, which numpy does not know.
+
+    Raises TypeError for text, which numpy would read as numbers.
+    """
+    array = np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value)
+    if array.dtype.kind in "US":
+        raise TypeError(f"text: {value!r}")
+    return array.astype(float)
 
 
 def _report(name: str, state: State, reason: str) -> State:
     sign, colour = _LOOKS[state]
     title = current().say("exercises", name, "title")
     style = f"border-left: 4px solid {colour}; padding: 4px 10px"
-    html = f'<div style="{style}">{sign} <b>{escape(title)}</b>: {escape(reason)}</div>'
-    publish({"text/html": html, "text/plain": f"{sign} {title}: {reason}"})
+    colon = T(en=": ", zh="：")
+    html = f'<div style="{style}">{sign} <b>{escape(title)}</b>{colon}{escape(reason)}</div>'
+    publish({"text/html": html, "text/plain": f"{sign} {title}{colon}{reason}"})
     return state

@@ -2,12 +2,20 @@
 
 import math
 
+
+def in_place(ids, start):
+    for place in range(start):
+        ids[place] = -100
+    return ids
+
+
 WRONG = {
     "perplexity": [
         ("to the base 2, as if the loss were in bits", lambda loss: 2**loss),
         ("the loss itself", lambda loss: loss),
         ("the probability instead of its inverse", lambda loss: math.exp(-loss)),
         ("the logarithm again", lambda loss: math.log(loss + 1)),
+        ("rounded", lambda loss: round(math.exp(loss))),
     ],
     "best_rate": [
         ("too small to learn", 1e-6),
@@ -23,5 +31,6 @@ WRONG = {
         ("shifted by hand", lambda ids, start: [-100] * start + ids[start + 1 :] + [0]),
         ("the answer alone", lambda ids, start: ids[start:]),
         ("nothing masked", lambda ids, start: ids),
+        ("in place", in_place),
     ],
 }

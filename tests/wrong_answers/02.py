@@ -1,5 +1,21 @@
 """Wrong answers to the exercises of lesson 02; every one must be refused with a reason."""
 
+
+def in_place(ids, speakers):
+    for place, speaker in enumerate(speakers):
+        if speaker != "assistant":
+            ids[place] = -100
+    return ids
+
+
+def emptied(ids, speakers):
+    labels = []
+    while speakers:
+        number = ids.pop(0)
+        labels.append(number if speakers.pop(0) == "assistant" else -100)
+    return labels
+
+
 WRONG = {
     "prompt_like_lora": [
         ("the product of the sides", lambda r, shapes, hidden: r * sum(d * k for d, k in shapes) // hidden),
@@ -7,6 +23,8 @@ WRONG = {
         ("the first weight alone", lambda r, shapes, hidden: r * sum(shapes[0]) // hidden),
         ("not rounded", lambda r, shapes, hidden: r * sum(d + k for d, k in shapes) / hidden),
         ("rounded up", lambda r, shapes, hidden: -(-r * sum(d + k for d, k in shapes) // hidden)),
+        ("rounded for each weight", lambda r, shapes, hidden: sum(r * (d + k) // hidden for d, k in shapes)),
+        ("rounded before the rank", lambda r, shapes, hidden: r * (sum(d + k for d, k in shapes) // hidden)),
         ("at least one", lambda r, shapes, hidden: max(1, r * sum(d + k for d, k in shapes) // hidden)),
     ],
     "blocks_to_move": [
@@ -33,5 +51,12 @@ WRONG = {
         ),
         ("answers without places", lambda ids, who: [i for i, w in zip(ids, who, strict=True) if w == "assistant"]),
         ("ones for ids", lambda ids, who: [1 if w == "assistant" else -100 for w in who]),
+        ("in place", in_place),
+        ("both lists emptied", emptied),
+        (
+            "whatever is not the guest",
+            lambda ids, who: [-100 if w == "user" else i for i, w in zip(ids, who, strict=True)],
+        ),
+        ("places of one dialogue", lambda ids, who: [-100, -100, *ids[2:4], -100, *ids[5:]]),
     ],
 }

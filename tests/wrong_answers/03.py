@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of lesson 03; every one must be refused with a reason."""
 
+import numpy as np
 import torch
 
 
@@ -36,6 +37,11 @@ def first_block(model):
     return torch.optim.AdamW(model.model.layers[0].requires_grad_(True).parameters(), lr=1e-3)
 
 
+def another_optimizer(model):
+    model.requires_grad_(False)
+    return torch.optim.SGD(model.model.layers[-1].requires_grad_(True).parameters(), lr=1e-3)
+
+
 WRONG = {
     "lora_bytes": [
         ("everything trained", lambda frozen, trained: 16 * (frozen + trained)),
@@ -62,6 +68,7 @@ WRONG = {
         ("attention alone", attention_alone),
         ("first block", first_block),
         ("the model", lambda model: model),
+        ("another optimizer", another_optimizer),
     ],
     "equivalent": [
         ("zero inside", lambda low, high, margin: low <= 0 <= high),
@@ -69,6 +76,11 @@ WRONG = {
         ("the middle alone", lambda low, high, margin: abs(low + high) / 2 < margin),
         ("one end is enough", lambda low, high, margin: low > -margin or high < margin),
         ("the other way round", lambda low, high, margin: not (low > -margin and high < margin)),
+        ("narrow enough", lambda low, high, margin: high - low < margin),
+        ("a margin of its own", lambda low, high, margin: low > -0.05 and high < 0.05),
+        ("each end for itself", lambda low, high, margin: np.abs([low, high]) < margin),
+        ("each end for itself, a tensor", lambda low, high, margin: torch.tensor([low, high]).abs() < margin),
+        ("a text", lambda low, high, margin: "equivalent" if low > -margin and high < margin else ""),
         ("zero inside and within", lambda low, high, margin: -margin < low <= 0 <= high < margin),
     ],
 }

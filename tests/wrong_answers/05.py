@@ -17,6 +17,12 @@ def with_line(line, place):
     return replace(OLD, nodes=OLD.nodes | {NAME: BOX}, edges=(*edges, *of_size[:place], line, *of_size[place:]))
 
 
+def with_box(box):
+    """The right line, and this box at its end."""
+    chart = with_line(LINE, 3)
+    return replace(chart, nodes=chart.nodes | {NAME: box})
+
+
 def share(ids, tokenizer):
     return sum(row.count(tokenizer.unk_token_id) for row in ids) / sum(map(len, ids))
 
@@ -24,6 +30,13 @@ def share(ids, tokenizer):
 def mean_of_texts(tokenizer, texts):
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return sum(row.count(tokenizer.unk_token_id) / len(row) for row in rows) / len(rows)
+
+
+def emptied(tokenizer, texts):
+    ids = []
+    while texts:
+        ids += tokenizer(texts.pop(), add_special_tokens=False)["input_ids"]
+    return ids.count(tokenizer.unk_token_id) / len(ids)
 
 
 WRONG = {
@@ -40,6 +53,11 @@ WRONG = {
         ("a token", lambda loss, tokens, text: loss / math.log(2)),
         ("a character", lambda loss, tokens, text: loss * tokens / math.log(2) / len(text)),
         ("bytes a token the wrong way", lambda loss, tokens, text: loss * len(text.encode()) / tokens / math.log(2)),
+        ("rounded", lambda loss, tokens, text: round(loss * tokens / math.log(2) / len(text.encode()), 2)),
+        (
+            "three bytes for every character",
+            lambda loss, tokens, text: loss * tokens / math.log(2) / (len(text) * (1 if text.isascii() else 3)),
+        ),
         ("times ln 2", lambda loss, tokens, text: loss * tokens * math.log(2) / len(text.encode())),
     ],
     "my_chart": [
@@ -51,6 +69,10 @@ WRONG = {
         ("the condition of another model", with_line(replace(LINE, when=("fits", "qwen2.5-0.5b")), 3)),
         ("no condition", with_line(replace(LINE, when=None), 3)),
         ("a model's name", NAME),
+        ("the box says another model", with_box(replace(BOX, models=("qwen2.5-0.5b",)))),
+        ("the box says no model", with_box(replace(BOX, models=()))),
+        ("the box is a question", with_box(replace(BOX, kind="question"))),
+        ("a text instead of a tuple", with_box(replace(BOX, models=NAME))),
     ],
     "unknown_share": [
         (
@@ -63,6 +85,7 @@ WRONG = {
             lambda t, texts: share(t(texts, padding=True, add_special_tokens=False)["input_ids"], t),
         ),
         ("mean of the texts", mean_of_texts),
+        ("the texts emptied", emptied),
         ("texts with one", lambda t, texts: sum(t.unk_token in t.tokenize(text) for text in texts) / len(texts)),
     ],
 }

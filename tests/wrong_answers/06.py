@@ -44,6 +44,32 @@ def lion_in_place(weight, gradient, mean, *, lr, betas=(0.9, 0.99), weight_decay
     return weight - lr * step, mean
 
 
+def lion_decay_in_place(weight, gradient, mean, *, lr, betas=(0.9, 0.99), weight_decay=0.0):
+    if weight_decay:
+        weight.mul_(1 - lr * weight_decay)
+    step = torch.sign(betas[0] * mean + (1 - betas[0]) * gradient)
+    return weight - lr * step, betas[1] * mean + (1 - betas[1]) * gradient
+
+
+def lion_rate_of_its_own(weight, gradient, mean, *, lr, betas=(0.9, 0.99), weight_decay=0.0):
+    step = torch.sign(betas[0] * mean + (1 - betas[0]) * gradient) + weight_decay * weight
+    return weight - 0.1 * step, betas[1] * mean + (1 - betas[1]) * gradient
+
+
+def lion_no_weight(weight, gradient, mean, *, lr, betas=(0.9, 0.99), weight_decay=0.0):
+    return [], betas[1] * mean + (1 - betas[1]) * gradient
+
+
+def lion_lists(weight, gradient, mean, *, lr, betas=(0.9, 0.99), weight_decay=0.0):
+    step = torch.sign(betas[0] * mean + (1 - betas[0]) * gradient) + weight_decay * weight
+    return (weight - lr * step).tolist(), (betas[1] * mean + (1 - betas[1]) * gradient).tolist()
+
+
+def lion_flat(weight, gradient, mean, *, lr, betas=(0.9, 0.99), weight_decay=0.0):
+    step = torch.sign(betas[0] * mean + (1 - betas[0]) * gradient) + weight_decay * weight
+    return (weight - lr * step).flatten(), (betas[1] * mean + (1 - betas[1]) * gradient).flatten()
+
+
 def lion_one(weight, gradient, mean, *, lr, betas=(0.9, 0.99), weight_decay=0.0):
     return weight - lr * (torch.sign(betas[0] * mean + (1 - betas[0]) * gradient) + weight_decay * weight)
 
@@ -80,6 +106,21 @@ def half_level(first, second, rng, resamples=2000):
 
 def of_values(first, second, rng, resamples=2000):
     return np.quantile(first - second, [0.025, 0.975])
+
+
+def normal(first, second, rng, resamples=2000):
+    gaps = first - second
+    spread = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps))
+    return gaps.mean() - spread, gaps.mean() + spread
+
+
+def drawn_elsewhere(first, second, rng, resamples=2000):
+    return percentiles(first, second, np.random.default_rng(0), resamples)
+
+
+def percentiles(first, second, rng, resamples=2000, ends=(0.025, 0.975), count=None):
+    picks = rng.integers(0, count or len(first), (resamples, len(first)))
+    return np.quantile((first - second)[picks].mean(axis=1), ends)
 
 
 def one_system(first, second, rng, resamples=2000):
@@ -123,6 +164,24 @@ def into_the_first_group(optimizer, layer, lr):
     return optimizer
 
 
+def gradient_as_memory(optimizer, layer, lr):
+    if new := [weight for weight in layer if not weight.requires_grad]:
+        joined_twice(optimizer, new, lr)
+    return optimizer
+
+
+def group_by_hand(optimizer, layer, lr):
+    gradient_alone(optimizer, layer, lr)
+    optimizer.param_groups.append({"params": layer, "lr": lr})
+    return optimizer
+
+
+def others_frozen(optimizer, layer, lr):
+    for weight in optimizer.param_groups[0]["params"]:
+        weight.requires_grad_(False)
+    return joined_twice(optimizer, layer, lr)
+
+
 def state_cleared(optimizer, layer, lr):
     joined_twice(optimizer, layer, lr)
     optimizer.state.clear()
@@ -139,6 +198,11 @@ WRONG = {
         ("L2 instead of decay", lion_l2),
         ("in place", lion_in_place),
         ("the weight alone", lion_one),
+        ("decay in place", lion_decay_in_place),
+        ("a rate of its own", lion_rate_of_its_own),
+        ("no weight", lion_no_weight),
+        ("lists", lion_lists),
+        ("flat", lion_flat),
     ],
     "largest_rates": [
         ("one number", 0.045),
@@ -147,6 +211,8 @@ WRONG = {
         ("the same for both", {0.0: 0.045, 0.9: 0.045}),
         ("too careful", {0.0: 0.04, 0.9: 0.085}),
         ("not of the list", {0.0: 0.0499, 0.9: 0.0949}),
+        ("no limit", {0.0: math.inf, 0.9: math.inf}),
+        ("not a number", {0.0: math.nan, 0.9: 0.09}),
     ],
     "users_needed": [
         ("power forgotten", lambda p, q, power=0.8: needed(p, q, power, spread_power=False)),
@@ -155,6 +221,7 @@ WRONG = {
         ("not squared", lambda p, q, power=0.8: needed(p, q, power, square=False)),
         ("not rounded", lambda p, q, power=0.8: needed(p, q, power, round_up=False)),
         ("rounded down", lambda p, q, power=0.8: int(needed(p, q, power, round_up=False))),
+        ("one too many", lambda p, q, power=0.8: needed(p, q, power) + 1),
         ("the power ignored", lambda p, q, power=0.8: needed(p, q, 0.8)),
     ],
     "paired_interval": [
@@ -164,6 +231,21 @@ WRONG = {
         ("half of the means", half_level),
         ("quantiles of the values", of_values),
         ("one system alone", one_system),
+        ("nothing drawn", normal),
+        ("a generator of its own", drawn_elsewhere),
+        ("a number of draws of its own", lambda first, second, rng, resamples=2000: percentiles(first, second, rng)),
+        (
+            "98 per cent",
+            lambda first, second, rng, resamples=2000: percentiles(first, second, rng, resamples, (0.01, 0.99)),
+        ),
+        (
+            "the last question is never drawn",
+            lambda first, second, rng, resamples=2000: percentiles(first, second, rng, resamples, count=len(first) - 1),
+        ),
+        ("high first", lambda *given, **settings: percentiles(*given, **settings)[::-1]),
+        ("the mean alone", lambda first, second, rng, resamples=2000: (first - second).mean()),
+        ("two texts", lambda first, second, rng, resamples=2000: ("low", "high")),
+        ("a list within", lambda first, second, rng, resamples=2000: (0.0, [0.1, 0.2])),
     ],
     "step_work": [
         ("forward forgotten", lambda layers, frozen: (layers - frozen) / layers),
@@ -181,5 +263,8 @@ WRONG = {
         ("breaks when called again", joined_twice),
         ("into the first group", into_the_first_group),
         ("state cleared", state_cleared),
+        ("requires_grad taken for joined", gradient_as_memory),
+        ("a group put together by hand", group_by_hand),
+        ("the others frozen", others_frozen),
     ],
 }

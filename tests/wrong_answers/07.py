@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of lesson 07; every one must be refused with a reason."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -101,6 +102,37 @@ class MergedByItself(_Right):
         return self.base(x)
 
 
+class RoundedDown(_Right):
+    def __init__(self, base, r, alpha):
+        super().__init__(base, r, alpha)
+        self.scale = alpha // r
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+class NeedsABias(_Right):
+    def forward(self, x):
+        return x @ self.base.weight.T + self.base.bias + self.scale * (x @ self.lora_A.T @ self.lora_B.T)
+
+
+class BaseWithoutGradient(_Right):
+    def forward(self, x):
+        with torch.no_grad():
+            plain = self.base(x)
+        return plain + self.scale * (x @ self.lora_A.T @ self.lora_B.T)
+
+
+class InputDetached(_Right):
+    def forward(self, x):
+        return self.base(x) + self.scale * (x.detach() @ self.lora_A.T @ self.lora_B.T)
+
+
+class RowsAlone(_Right):
+    def forward(self, x):
+        return self.base(x) + self.scale * (self.lora_B @ (self.lora_A @ x.T)).T
+
+
 class NoFactors(_Right):
     def __init__(self, base, r, alpha):
         super().__init__(base, r, alpha)
@@ -126,6 +158,9 @@ WRONG = {
         ("a quarter of alpha", {"SGD": 32, "Adam": 4}),
         ("one number", 16),
         ("one optimizer", {"SGD": 32}),
+        ("the factors s", {"SGD": 1, "Adam": 0.5}),
+        ("texts", {"SGD": "32", "Adam": "16"}),
+        ("arrays", {"SGD": np.array([32, 32]), "Adam": np.array([16, 16])}),
     ],
     "merged_weight": [
         ("the colleague's version", _colleague),
@@ -136,6 +171,8 @@ WRONG = {
         ("in place", _in_place),
         ("the update alone", lambda W, A, B, r, alpha: alpha / r * (B @ A)),
         ("alpha times r", lambda W, A, B, r, alpha: W + alpha * r * (B @ A)),
+        ("alpha // r", lambda W, A, B, r, alpha: W + alpha // r * (B @ A)),
+        ("in half precision", lambda W, A, B, r, alpha: (W + alpha / r * (B @ A)).bfloat16()),
         ("not merged", lambda W, A, B, r, alpha: W.clone()),
     ],
     "lora_from_memory": [
@@ -150,6 +187,11 @@ WRONG = {
         ("A cut off from the gradient", WithoutGradient),
         ("merges at every call", MergedByItself),
         ("no lora_B", NoFactors),
+        ("alpha // r", RoundedDown),
+        ("needs a bias", NeedsABias),
+        ("no gradient through the base", BaseWithoutGradient),
+        ("no gradient through A and B to the input", InputDetached),
+        ("rows alone, no batches", RowsAlone),
         ("an object instead of the class", _Right(nn.Linear(2, 2), 1, 1)),
     ],
 }

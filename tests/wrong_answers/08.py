@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 
 
 def everything_trained(base, config):
@@ -31,6 +31,14 @@ def norms_too(base, config):
     return model
 
 
+def own_settings(base, config):
+    return get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+
+
+def attention_alone(base, config):
+    return get_peft_model(base, LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"]))
+
+
 WRONG = {
     "optimizer_steps": [
         ("the rest dropped", lambda n, e, b, a=1, p=1: e * (n // (b * a * p))),
@@ -42,6 +50,7 @@ WRONG = {
         ("processes that multiply", lambda n, e, b, a=1, p=1: e * p * ceil(n / (b * a))),
         ("not rounded", lambda n, e, b, a=1, p=1: e * n / (b * a * p)),
         ("one epoch", lambda n, e, b, a=1, p=1: ceil(n / (b * a * p))),
+        ("either of the two", lambda n, e, b, a=1, p=1: e * ceil(n / (b * max(a, p)))),
         ("one step too many", lambda n, e, b, a=1, p=1: e * (n // (b * a * p) + 1)),
     ],
     "equal_rank": [
@@ -57,6 +66,8 @@ WRONG = {
         ("A frozen, too", only_b),
         ("norms of the base trained", norms_too),
         ("no adapter", lambda base, config: base),
+        ("settings of its own", own_settings),
+        ("attention alone", attention_alone),
         ("the configuration alone", lambda base, config: config),
     ],
 }

@@ -48,6 +48,18 @@ def counted_wrong(collection, rows):
     return len(gone)
 
 
+def rows_emptied(collection, rows):
+    held = collection.get(include=[])["ids"]
+    if gone := [name for name in held if name not in rows]:
+        collection.delete(ids=gone)
+    for name in held:
+        if name in rows:
+            collection.update(ids=[name], documents=[rows.pop(name)])
+    if rows:
+        collection.add(ids=list(rows), documents=list(rows.values()))
+    return collection.count()
+
+
 WRONG = {
     "similarity": [
         ("the same for all spaces", lambda distance, space: 1 - distance),
@@ -73,5 +85,6 @@ WRONG = {
         ("old vectors", old_vectors_kept),
         ("only emptied", emptied),
         ("returns something else", counted_wrong),
+        ("the given rows emptied", rows_emptied),
     ],
 }
