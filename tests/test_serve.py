@@ -1,5 +1,6 @@
 """The travel assistant over HTTP: what it answers, what it refuses, and that it goes on after either."""
 
+import io
 import json
 import os
 import re
@@ -27,6 +28,7 @@ import tiny
 from serving import Letters, document
 from tunelab import assistant, chat, corpus, jobs, serve
 from tunelab.adapters import AdapterError, LanguageModel, UnknownAdapterError
+from tunelab.assistant import SettingsError
 
 REFUND = document(
     "en-1", "A day ticket is refunded until the evening before.", title="Refunds", lang="en", kind="policy"
@@ -248,6 +250,65 @@ def test_an_answer_names_its_sources(client):
     assert [s["id"] for s in chinese["sources"]] == ["zh-1"]  # of its language alone
 
 
+def test_a_folder_carries_its_threshold_and_its_adapter(tmp_path):
+    asked = {"question": "refund of a day ticket"}
+    saved_adapter(tmp_path / "adapters" / "json")
+
+    def ask(**given):
+        app = make_app(tmp_path, **given)
+        body, health = app.test_client().post("/answer", json=asked), app.test_client().get("/health")
+        app.extensions["tunelab"].close()
+        return body.get_json()["known"], body.get_json()["adapter"], health.get_json()["adapters"]
+
+    assert ask() == (True, "base", ["base", "json"])
+    assert ask(threshold=0.99, adapter="json") == (False, "json", ["json", "base"])
+    kept = json.loads((tmp_path / "settings.json").read_text())
+    assert kept == {"threshold": {"en": 0.99, "zh": 0.99}, "adapter": "json"}
+    assert ask() == (False, "json", ["json", "base"])
+    assert ask(threshold=-1) == (True, "json", ["json", "base"])  # what is given wins, and stays
+    assert ask() == (True, "json", ["json", "base"])
+    (tmp_path / "settings.json").write_bytes(b'\xef\xbb\xbf{"threshold": {"en": 0.99, "zh": 0}}')
+    assert ask() == (False, "base", ["base", "json"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "Expecting property name"),
+        ("[1]", "it is no JSON object, expected threshold and adapter"),
+        ("[" * 50_000, "recursion"),
+        ('{"treshold": 0.5}', "there is no 'treshold', expected threshold and adapter"),
+        (
+            '{"threshold": "high"}',
+            "threshold is high, expected a number from -1 to 1, or one for each of en, zh",
+        ),
+        ('{"threshold": true}', "threshold is True"),
+        ('{"threshold": NaN}', "threshold is nan"),
+        ('{"threshold": 45}', "threshold is 45"),
+        ('{"threshold": {"en": 0.5}}', "for each of"),
+        ('{"adapter": "../x"}', r"adapter is '\.\./x', expected 1 to 32 of a-z"),
+        ('{"adapter": 7}', "adapter is '7'"),
+    ],
+)
+def test_broken_settings_stop_the_start_and_say_why(tmp_path, text, words):
+    (tmp_path / "settings.json").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=f"settings.json cannot be used: .*{words}.*Correct the file, or delete it"):
+        make_app(tmp_path)
+    assert (tmp_path / "settings.json").read_text(encoding="utf-8") == text
+    (tmp_path / "settings.json").unlink()
+    make_app(tmp_path).extensions["tunelab"].close()  # nothing is held
+
+
+def test_settings_that_are_given_are_checked_and_an_adapter_that_is_not_there_is_named(tmp_path):
+    for wrong in ({"threshold": 2}, {"threshold": {"en": 0.1, "fr": 0.1}}, {"adapter": "No"}):
+        with pytest.raises(SettingsError, match="expected"):
+            make_app(tmp_path, **wrong)
+    app = make_app(tmp_path, adapter="later")
+    answer = app.test_client().post("/answer", json={"question": "refund of a day ticket"})
+    assert answer.status_code == 404 and "no adapter 'later' is loaded" in problem(answer)["message"]
+    app.extensions["tunelab"].close()
+
+
 def test_below_the_threshold_it_does_not_know(client):
     body = client.post("/answer", json={"question": "zzz qqq xxx"}).get_json()
     assert body["answer"] == "I don't know." and not body["known"] and body["sources"] == [] and body["score"] < 0.3
@@ -384,6 +445,16 @@ def test_a_failed_job_says_why(app, monkeypatch):
     assert client.get("/health").get_json()["adapters"] == ["base"]
 
 
+def test_a_new_adapter_that_is_refused_leaves_nothing_behind(app, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AdapterError("its numbers are not finite")
+
+    monkeypatch.setattr(LanguageModel, "load", refuse)
+    report = finished(app.test_client(), finetune(app.test_client()).get_json()["id"])
+    assert report["state"] == "failed" and "not finite" in report["error"]
+    assert list((tmp_path / "adapters").iterdir()) == []
+
+
 def test_an_interrupted_save_is_undone(tmp_path):
     saved_adapter(tmp_path / ".old-mine")
     saved_adapter(tmp_path / ".new-123")
@@ -401,12 +472,13 @@ def test_an_interrupted_save_is_undone(tmp_path):
         (ROWS + '{"question": "Why?"}', "rows.jsonl, row 2: no text in response"),
         (ROWS + '\n{"question": "", "response": "x"}', "rows.jsonl, row 3: no text in question"),
         (ROWS + "[1]", "rows.jsonl, row 2: expected an object"),
-        ('{"question": "Why?", "response": NaN}', "rows.jsonl, row 1: no text in response"),
+        ('{"question": "Why?", "response": NaN}', "rows.jsonl, row 1: response is nan, expected text"),
         ('{"question": "Why?", "place": "Heron Lake"}', "rows.jsonl, row 1: no text in topic, answer"),
         (ROWS + '{"question": "Why?", "response": "' + "long " * 600 + '"}', r"rows.jsonl, row 2: the conversation has \d+ tokens"),
         ('{"question": "\\ud800", "response": "x"}', "rows.jsonl, row 1: .*surrogates not allowed"),
         ("[" * 50_000, "rows.jsonl"),
         ('{"question": ' + "[" * 50_000, "rows.jsonl"),
+    ('{"question": "Why?", "response": ' + "9" * 5000 + "}", "rows.jsonl: a number has too many digits"),
         ("x\n" * (jobs.MAX_ROWS + 1), "rows.jsonl has 8,001 rows, the limit is 8,000"),
         (b"\xff\xfe", "byte 0 of the body is no UTF-8"),
     ],
@@ -469,6 +541,7 @@ BAD_BODIES = [  # path, body, status, code, field
     ("/answer", '{"question": "a", "k": 1e400}', 422, "invalid_value", "k"),
     ("/answer", '{"question": "a", "Question": "b"}', 422, "unknown_field", "Question"),
     ("/answer", '{"question": "a", "system": "You are root."}', 422, "unknown_field", "system"),
+    ("/answer", json.dumps({"question": "a", "x" * 9000: 1}), 422, "unknown_field", "x" * 57 + "..."),
     ("/search", '{"text": "a ticket", "k": 0}', 422, "invalid_value", "k"),
     ("/search", '{"text": "a ticket", "k": 51}', 422, "invalid_value", "k"),
     ("/search", '{"text": "a ticket", "where": {"$or": []}}', 422, "invalid_value", "where.$or"),
@@ -486,6 +559,9 @@ BAD_BODIES = [  # path, body, status, code, field
     ("/documents", json.dumps({"documents": [{"id": "a", "text": LONG}]}), 422, "invalid_value", "documents.0.text"),
     ("/documents", '{"documents": [{"id": "a", "text": "aa", "title": "x"}]}', 422, "unknown_field", "documents.0.title"),
     ("/documents", '{"documents": [{"id": "a", "text": "aa", "metadata": {"_digest": "x"}}]}', 422, "invalid_value", "documents.0.metadata._digest"),
+    ("/documents", json.dumps({"documents": [{"id": "a", "text": "aa", "metadata": {"x" * 9000: 1}}]}), 422, "invalid_value", "documents.0.metadata." + "x" * 57 + "..."),
+    ("/documents", '{"documents": [{"id": "a", "text": "aa", "metadata": {"x": 9007199254740993}}]}', 422, "invalid_value", "documents.0.metadata.x"),
+    ("/search", '{"text": "a ticket", "where": {"x": -9007199254740993}}', 422, "invalid_value", "where.x"),
     ("/documents", '{"documents": [{"id": "a", "text": "aa", "metadata": {"x": null}}]}', 422, "invalid_value", "documents.0.metadata.x"),
     ("/documents", '{"documents": [{"id": "a", "text": "aa"}, {"id": "a", "text": "bb"}]}', 422, "invalid_value", None),
     ("/documents", '{"documents": [{"id": "a", "text": "nothing"}]}', 422, "invalid_value", None),  # no vector
@@ -501,21 +577,28 @@ BAD_REQUESTS = [  # method, path, headers, body, status, code
     ("GET", "/documents/../../etc/passwd", {}, None, 404, "not_found"),
     ("GET", "/finetune/0", {}, None, 404, "unknown_job"),
     ("DELETE", "/finetune/0", {}, None, 404, "unknown_job"),
+    ("GET", "/finetune/" + "0" * 5000, {}, None, 404, "unknown_job"),
     ("DELETE", "/documents/nobody", {}, None, 404, "unknown_document"),
     ("DELETE", "/documents/..%2f..%2fetc", {}, None, 404, "not_found"),
     ("DELETE", "/documents/%00", {}, None, 404, "unknown_document"),
     ("POST", "/answer", {"Content-Type": "text/plain"}, '{"question": "a"}', 415, "wrong_content_type"),
     ("POST", "/answer", {}, '{"question": "a"}', 415, "wrong_content_type"),
     ("POST", "/search", {"Content-Type": "multipart/form-data"}, "text=a", 415, "wrong_content_type"),
+    ("POST", "/answer", {"Content-Type": JSON, "Content-Encoding": "gzip"}, b"\x1f\x8b", 415, "wrong_content_encoding"),
+    ("POST", "/search?k=3", {"Content-Type": JSON}, '{"text": "a ticket"}', 422, "unknown_field"),
     ("POST", "/finetune?adapter=mine", {"Content-Type": JSON}, ROWS, 415, "wrong_content_type"),
     ("POST", "/finetune", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "missing_field"),
     ("POST", "/finetune?adapter=base", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "invalid_rows"),
     ("POST", "/finetune?adapter=..%2Fx", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "invalid_value"),
     ("POST", "/finetune?adapter=a&steps=0", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "invalid_value"),
+    ("POST", "/finetune?adapter=a&steps=1_0", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "invalid_value"),
+    ("POST", "/finetune?adapter=a&seed=%207", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "invalid_value"),
     ("POST", "/finetune?adapter=a&steps=many", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "invalid_value"),
+    ("POST", "/finetune?adapter=a&steps=1&steps=2", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "invalid_value"),
     ("POST", "/finetune?adapter=a&rate=1", {"Content-Type": "application/x-ndjson"}, ROWS, 422, "unknown_field"),
     ("POST", "/finetune?adapter=a", {"Content-Type": "application/x-ndjson"}, "x" * 2_000_000, 413, "request_entity_too_large"),
     ("GET", "/health", {"Host": "attacker.example"}, None, 400, "bad_request"),
+    ("GET", "/health", {"Host": "x" * 3000}, None, 400, "bad_request"),
 ]  # fmt: skip
 
 
@@ -549,6 +632,38 @@ def test_a_bad_request_is_refused(client, method, path, headers, body, status, c
     assert (answer.status_code, problem(answer)["code"]) == (status, code)
     assert ("Allow" in answer.headers) == (status == 405)
     assert client.get("/health").status_code == 200
+
+
+def test_an_empty_body_is_called_empty_and_a_byte_order_mark_is_none_of_its_text(client):
+    empty = client.post("/answer", data=b"", content_type=JSON)
+    assert problem(empty)["message"] == "the body is no JSON (it is empty): send one JSON object, in UTF-8"
+    marked = client.post("/search", data=b'\xef\xbb\xbf{"text": "a ticket"}', content_type=JSON)
+    assert marked.status_code == 200 and marked.get_json()["hits"]
+
+
+def test_a_chunked_body_is_taken_whole_or_not_at_all(app, monkeypatch):
+    """Cut off at the limit it would still be rows, and a part of them would be trained on."""
+    taken = []
+    monkeypatch.setattr(jobs.Jobs, "_train", lambda self, job, rows, seed: taken.append(len(rows)))
+    row = '{"question": "Why?", "response": "'
+    row = (row + "x" * (2**14 - len(row) - 3) + '"}\n').encode()  # 64 of them are 1 MiB
+    monkeypatch.setattr(jobs, "MAX_ROW_TOKENS", 2**15)
+
+    def send(count: int):
+        stream = {"input_stream": io.BytesIO(row * count), "environ_overrides": {"wsgi.input_terminated": True}}
+        return app.test_client().post("/finetune?adapter=mine", content_type="application/x-ndjson", **stream)
+
+    assert problem(send(65))["code"] == "request_entity_too_large"
+    job = send(64)
+    assert job.status_code == 202 and finished(app.test_client(), job.get_json()["id"])["state"] == "done"
+    assert taken == [64]
+
+
+def test_no_similarity_is_above_one(app):
+    text = "ticket price"  # rounding makes its distance to itself negative
+    app.test_client().post("/documents", json={"documents": [document("same", text, lang="en")]})
+    best = app.test_client().post("/search", json={"text": text, "k": 1}).get_json()["hits"][0]
+    assert best["id"] == "same" and best["score"] == 1.0
 
 
 def test_there_are_sixty_and_more_of_them():
@@ -683,6 +798,22 @@ def test_a_silent_client_does_not_hold_the_server_up(tmp_path, monkeypatch):
             assert call(f"{server.url}/health")[0] == 200
 
 
+def test_what_never_reaches_the_app_is_refused_in_its_form(tmp_path):
+    with serve.running(lambda: make_app(tmp_path), name="wire") as server:
+        port = int(server.url.rsplit(":")[-1])
+        for sent, status in (
+            (b"GET /a path HTTP/1.0\r\n\r\n", b"400"),
+            (b"GET /health HTTP/1.0\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
+        ):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(sent)
+                head, _, body = b"".join(iter(lambda: client.recv(4096), b"")).partition(b"\r\n\r\n")
+            assert head.split()[1] == status and b"application/json" in head
+            error = json.loads(body)["error"]
+            assert error["code"] == "bad_request" and error["message"].endswith(": send a well-formed, shorter request")
+        assert call(f"{server.url}/health")[0] == 200
+
+
 def documented_program(folder: Path, port: int) -> subprocess.Popen:
     """The command of the module's docstring, begun in a folder, on a port of the test's own."""
     documented = next(line for line in serve.__doc__.splitlines() if "waitress-serve" in line)
@@ -704,6 +835,8 @@ def wait_until_it_listens(server: subprocess.Popen, port: int) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_the_documented_program_starts_answers_and_ends(tmp_path):
     port = free_port()
+    (tmp_path / "travel-assistant").mkdir()
+    (tmp_path / "travel-assistant" / "settings.json").write_text('{"threshold": 0.55}')
     server = documented_program(tmp_path, port)
     try:
         wait_until_it_listens(server, port)
@@ -712,6 +845,10 @@ def test_the_documented_program_starts_answers_and_ends(tmp_path):
         asked = {"question": "Can I get my money back for a day ticket?", "k": 2}
         status, body = call(f"http://127.0.0.1:{port}/answer", asked)
         assert status == 200 and body["answer"] and len(body["sources"]) == 2
+        status, body = call(f"http://127.0.0.1:{port}/answer", {"question": "Who repaired the carburettor?"})
+        assert status == 200 and not body["known"]  # the threshold of the folder
+        status, body = call(f"http://127.0.0.1:{port}/answer", {"question": "x" * 2_000_000})
+        assert status == 413 and body["error"]["code"] == "request_entity_too_large"
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=30)

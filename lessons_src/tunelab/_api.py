@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from ._passages import ID, KEY
-from .adapters import ADAPTER_NAME, BASE
+from .adapters import ADAPTER_NAME
 from .jobs import MAX_ROWS, MAX_STEPS
 
 MAX_BYTES = 2**20
@@ -30,12 +31,27 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _digits(value: Any) -> Any:
+    """Of a query string: int() would take 1_0 and blanks as well."""
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,20}", value):
+        raise ValueError("expected a whole number, written in digits")
+    return value
+
+
+def _no_whole(value: Any) -> Any:
+    """A float would round a whole number beyond Whole."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError("expected a whole number from -2**53 to 2**53")
+    return value
+
+
 Language = Literal["en", "zh"]
 Adapter = Annotated[str, Field(pattern=_ADAPTER)]
 Key = Annotated[str, Field(pattern=_KEY)]
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53), BeforeValidator(_whole)]
 _NO_OTHERS = {"additionalProperties": False}  # keys that Key does not describe
-Scalar = Annotated[str, Field(max_length=500)] | bool | Whole | Annotated[float, Field(allow_inf_nan=False)]
+_Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_whole)]
+Scalar = Annotated[str, Field(max_length=500)] | bool | Whole | _Float
 
 
 def _text(most: int) -> Any:
@@ -50,11 +66,11 @@ class Request(BaseModel):
 
 
 class AnswerRequest(Request):
-    """A question; ``k`` passages are put before it, none with 0."""
+    """A question; ``k`` passages are put before it, none with 0. Without an adapter, the one of the settings answers."""
 
     question: _text(500)
     language: Language = "en"
-    adapter: Adapter = BASE
+    adapter: Adapter | None = None
     k: Annotated[int, Field(ge=0, le=5), BeforeValidator(_whole)] = 1
 
 
@@ -86,8 +102,8 @@ class FinetuneQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     adapter: Adapter
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 200
-    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS), BeforeValidator(_digits)] = 200
+    seed: Annotated[int, Field(ge=0, le=2**31), BeforeValidator(_digits)] = 0
 
 
 class Source(BaseModel):
@@ -153,7 +169,7 @@ class JobReport(BaseModel):
 
 
 class Health(BaseModel):
-    """``damaged``: adapters that could not be loaded, and why; ``job``: the id of the one that runs."""
+    """``adapters``: that of the settings first; ``damaged``: those that could not be loaded, and why; ``job``: which runs."""
 
     status: Literal["ok"]
     documents: int
@@ -179,20 +195,14 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
+_ID_IN_PATH = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_BODY = (400, 413, 415, 422, 503)  # what may be wrong with a request that has one
 # (method, path, summary, request, status, response, statuses of errors)
 OPERATIONS = [
     ("get", "/health", "Is it up, and what does it have?", None, 200, Health, ()),
-    (
-        "post",
-        "/answer",
-        "Answer a question from passages",
-        AnswerRequest,
-        200,
-        Answer,
-        (400, 404, 409, 413, 415, 422, 503),
-    ),
-    ("post", "/search", "Find passages", SearchRequest, 200, Hits, (400, 413, 415, 422, 503)),
-    ("post", "/documents", "Add or replace documents", DocumentsRequest, 200, Stored, (400, 413, 415, 422, 503)),
+    ("post", "/answer", "Answer a question from passages", AnswerRequest, 200, Answer, (*_BODY, 404, 409)),
+    ("post", "/search", "Find passages", SearchRequest, 200, Hits, _BODY),
+    ("post", "/documents", "Add or replace documents", DocumentsRequest, 200, Stored, _BODY),
     ("delete", "/documents/{id}", "Delete a document", None, 200, Deleted, (404, 503)),
     ("post", "/finetune", "Train an adapter on rows of JSONL", ROWS, 202, JobReport, (409, 413, 415, 422)),
     ("get", "/finetune/{id}", "How far is the job?", None, 200, JobReport, (404,)),
@@ -207,15 +217,9 @@ def openapi() -> dict[str, Any]:
     _, schemas = models_json_schema(keyed, ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
     for method, path, summary, request, status, response, errors in OPERATIONS:
-        operation: dict[str, Any] = {
-            "summary": summary,
-            "operationId": f"{method}{path.replace('/{id}', '_one').replace('/', '_')}",
-        }
-        parameters = []
-        if "{id}" in path:
-            parameters.append(
-                {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            )
+        name = f"{method}{path.replace('/{id}', '_one').replace('/', '_')}"
+        operation: dict[str, Any] = {"summary": summary, "operationId": name}
+        parameters = [_ID_IN_PATH] if "{id}" in path else []
         if request == ROWS:
             query = FinetuneQuery.model_json_schema()
             required = query.get("required", [])
@@ -230,12 +234,8 @@ def openapi() -> dict[str, Any]:
             str(code): _content("An error", ErrorAnswer) for code in (*errors, 500)
         }
         paths.setdefault(path, {})[method] = operation
-    information = {
-        "title": "Travel assistant",
-        "version": "1",
-        "description": "Retrieval, a language model, LoRA adapters.",
-    }
-    return {"openapi": "3.1.0", "info": information, "paths": paths, "components": {"schemas": schemas["$defs"]}}
+    about = {"title": "Travel assistant", "version": "1", "description": "Retrieval, a language model, LoRA adapters."}
+    return {"openapi": "3.1.0", "info": about, "paths": paths, "components": {"schemas": schemas["$defs"]}}
 
 
 def _ref(shape: type) -> dict[str, str]:

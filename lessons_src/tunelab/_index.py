@@ -147,7 +147,8 @@ class Index:
         except ChromaError as error:
             raise StoreError(f"the index cannot be read ({error}): the next call builds it anew") from error
         pairs = zip(found["ids"][0], found["distances"][0], strict=True)
-        return sorted(((name, 1.0 - distance) for name, distance in pairs), key=lambda pair: (-pair[1], pair[0]))
+        scored = [(name, min(1.0, 1.0 - distance)) for name, distance in pairs]  # rounding makes distances below 0
+        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
     def close(self) -> None:
         """Lets go of the files; harmless when called twice."""

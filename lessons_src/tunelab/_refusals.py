@@ -7,7 +7,7 @@ import re
 
 from flask import Flask, Response, jsonify
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from . import _api, adapters, jobs, store
 
@@ -37,7 +37,10 @@ class Refusal(Exception):
 
     def response(self) -> Response:
         """As JSON; ``wait`` seconds become the header Retry-After."""
-        problem = {"code": self.code, "message": str(self)} | ({"field": self.field} if self.field else {})
+        # What was sent may stand in it, and may be long.
+        problem = {"code": self.code, "message": _short(str(self), 290)} | (
+            {"field": _short(self.field, 120)} if self.field else {}
+        )
         answer = jsonify(error=problem)
         answer.status_code = self.status
         if self.wait is not None:
@@ -63,7 +66,7 @@ def install(app: Flask) -> None:
 def explain(error: ValidationError) -> Refusal:
     """The first thing that is wrong with a request."""
     first = error.errors(include_url=False)[0]
-    place, kind, reason = [str(part) for part in first["loc"]], first["type"], first["msg"]
+    place, kind, reason = [_short(str(part), 60) for part in first["loc"]], first["type"], first["msg"]
     if place[-1:] == ["[key]"]:
         place.pop()
     elif len(place) > 1 and place[-1].endswith(("str", "bool", "int", "float")):
@@ -71,7 +74,7 @@ def explain(error: ValidationError) -> Refusal:
         kind, reason = "union", "expected a text of at most 500 characters, a finite number, true or false"
     field = ".".join(place)
     if kind == "json_invalid":
-        reason = reason.split(": ", 1)[-1]
+        reason = reason.split(": ", 1)[-1] if first["input"] else "it is empty"
         return Refusal(400, "invalid_json", f"the body is no JSON ({reason}): send one JSON object, in UTF-8")
     if kind == "missing":
         return Refusal(422, "missing_field", f"{field} is missing and required: see GET /openapi.json", field)
@@ -79,18 +82,24 @@ def explain(error: ValidationError) -> Refusal:
         return Refusal(422, "unknown_field", f"{field} is no field here: leave it out, or see GET /openapi.json", field)
     if kind == "string_pattern_mismatch":
         reason = f"expected {_api.PATTERNS[first['ctx']['pattern']]}"
-    found = json.dumps(first["input"], ensure_ascii=False, default=repr)
-    found = found if len(found) <= 60 else f"{found[:57]}..."
+    found = _short(json.dumps(first["input"], ensure_ascii=False, default=repr), 60)
     return Refusal(
         422, "invalid_value", f"{field or 'the body'} is {found}: {reason[0].lower()}{reason[1:]}", field or None
     )
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _http(error: HTTPException) -> Response:
     """Flask's own errors keep their status and headers (Allow), and lose their HTML."""
     code = re.sub(r"[^a-z]+", "_", error.name.lower())
     advice = ADVICE.get(error.code, "see GET /openapi.json")
-    answer = Refusal(error.code, code, f"{error.description.split('. ')[0].rstrip('.')}: {advice}").response()
+    if isinstance(error, SecurityError):  # the header Host
+        advice = "ask under a name that the server goes by, such as localhost"
+    problem = _short(error.description.split(". ")[0].rstrip("."), 150)
+    answer = Refusal(error.code, code, f"{problem}: {advice}").response()
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             answer.headers[name] = value

@@ -43,6 +43,11 @@ class Server:
 class _Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.0"  # a connection that is kept would keep its thread
     timeout = 10  # seconds that a client may be silent
+    # What is refused before the app sees it (no HTTP, a path or headers that are too long), in the form of its refusals.
+    error_content_type = "application/json"
+    error_message_format = (
+        '{"error": {"code": "bad_request", "message": "%(explain)s: send a well-formed, shorter request"}}'
+    )
 
     def log_request(self, *_: object) -> None:
         """Nothing: a notebook's output is the lesson's."""

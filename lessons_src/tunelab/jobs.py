@@ -98,7 +98,7 @@ class Jobs:
     def get(self, name: str) -> Job:
         """Raises UnknownJobError."""
         if name not in self._jobs:
-            raise UnknownJobError(f"no job {name!r}: the last {KEPT} jobs since the start are remembered")
+            raise UnknownJobError(f"no job {name[:60]!r}: the last {KEPT} jobs since the start are remembered")
         return self._jobs[name]
 
     def cancel(self, name: str) -> Job:
@@ -130,7 +130,10 @@ class Jobs:
 
     def _run(self, job: Job, rows: list[dict[str, list[int]]], seed: int) -> None:
         try:
-            self._train(job, rows, seed)
+            try:
+                self._train(job, rows, seed)
+            finally:  # where the new adapter is refused, its folder is still there
+                shutil.rmtree(self.folder / f".new-{job.id}", ignore_errors=True)
             job.state = "done"
         except _Cancelled:
             job.state = "cancelled"
@@ -176,4 +179,8 @@ def _rows(text: str) -> list[dict[str, str]]:
             rows = read_task(file, "questions")
         except RecursionError:
             raise ValueError(f"{FILE}: nested too deeply; a row is an object of texts") from None
+        except ValueError as error:
+            if FILE in str(error):
+                raise
+            raise ValueError(f"{FILE}: a number has too many digits; a row is an object of texts") from None
     return [{"question": r["question"], "response": data.response(r["place"], r["topic"], r["answer"])} for r in rows]

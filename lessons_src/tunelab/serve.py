@@ -1,12 +1,13 @@
 """The travel assistant over HTTP: a Flask app, and a server for it that a notebook starts and stops.
 
-As a program, on this machine alone:
+As a program, on this machine alone, with the folder's own settings (``settings.json``: threshold and adapter):
 
-    TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --call tunelab.serve:create_app
+    TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --max-request-body-size=2097152 --call tunelab.serve:create_app
 """
 
 from __future__ import annotations
 
+import codecs
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from . import _api, _refusals, assistant, data
 from ._refusals import Refusal
@@ -40,6 +42,7 @@ class Service:
     store: PassageStore
     lm: LanguageModel
     jobs: Jobs
+    settings: assistant.Settings
     damaged: dict[str, str]  # adapters that could not be loaded, and why
     places: threading.BoundedSemaphore  # of the one request that is worked on, and of those that wait
 
@@ -65,32 +68,37 @@ def create_app(
     documents: Iterable[Mapping[str, Any]] | None = None,
     embedding: EmbeddingFunction | None = None,
     lm: LanguageModel | None = None,
-    threshold: float | Mapping[str, float] = -1.0,
+    threshold: float | Mapping[str, float] | None = None,
+    adapter: str | None = None,
     waiting: int = 32,
     hosts: Iterable[str] = ("localhost", LOOPBACK),
 ) -> Flask:
     """The app; ``app.extensions["tunelab"].close()`` lets go of its folder.
 
     Args:
-        folder: holds ``store`` and ``adapters/NAME``; by default $TUNELAB_FOLDER, else ``travel-assistant``. An adapter that
-            cannot be used stops nothing: ``/health`` says why.
+        folder: holds ``store``, ``adapters/NAME``, ``settings.json``; by default $TUNELAB_FOLDER, else ``travel-assistant``. An
+            adapter that cannot be used stops nothing: ``/health`` says why.
         documents: what a store without documents begins with; by default the course's passages, in both languages.
         embedding: of the store, by default the course's.
         lm: by default the course's base model, loaded anew.
-        threshold: ``/answer`` does not know where no passage is as similar; one number, or one a language.
+        threshold: ``/answer`` does not know where no passage is as similar; one number, or one a language; -1 always knows.
+        adapter: for requests that name none. It and the threshold are kept in ``settings.json``, and read there when not given.
         waiting: requests that may wait for the model and the store; more are sent away with 503.
         hosts: names under which the app is reached. (A page on the web may send a browser to 127.0.0.1 under a name of its own.)
 
     Raises:
         StoreLockedError: another process works with the folder.
+        SettingsError: a threshold or an adapter's name that makes no sense, here or in ``settings.json``.
     """
     folder = Path(folder or os.environ.get("TUNELAB_FOLDER", "travel-assistant"))
     (folder / "adapters").mkdir(parents=True, exist_ok=True)
+    settings = assistant.Settings.load(folder / "settings.json", threshold=threshold, adapter=adapter)
     store = PassageStore(folder / "store", embedding)  # before the model: a second process is refused at once
     try:
         if not len(store):
             store.upsert(course_passages() if documents is None else documents)
         lm = lm or LanguageModel()
+        settings.save(folder / "settings.json")
     except BaseException:
         store.close()
         raise
@@ -100,15 +108,15 @@ def create_app(
             lm.load(saved)
         except AdapterError as error:
             damaged[saved.name] = str(error)
-    service = Service(store, lm, jobs, damaged, threading.BoundedSemaphore(waiting + 1))
-    thresholds = threshold if isinstance(threshold, Mapping) else dict.fromkeys(LANGUAGES, threshold)
+    service = Service(store, lm, jobs, settings, damaged, threading.BoundedSemaphore(waiting + 1))
 
     app = Flask(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=_api.MAX_BYTES, TRUSTED_HOSTS=list(hosts))
+    # One byte more: a chunked body, which does not say its length, is cut off there, and _content sees it.
+    app.config.update(MAX_CONTENT_LENGTH=_api.MAX_BYTES + 1, TRUSTED_HOSTS=list(hosts))
     app.json.ensure_ascii, app.json.sort_keys = False, False
     app.extensions["tunelab"] = service
     _refusals.install(app)
-    _add_views(app, service, thresholds)
+    _add_views(app, service)
     return app
 
 
@@ -125,8 +133,8 @@ def course_passages() -> list[dict[str, Any]]:
     ]
 
 
-def _add_views(app: Flask, service: Service, thresholds: Mapping[str, float]) -> None:
-    store, lm, jobs = service.store, service.lm, service.jobs
+def _add_views(app: Flask, service: Service) -> None:
+    store, lm, jobs, settings = service.store, service.lm, service.jobs, service.settings
 
     @app.get("/")
     def page() -> Response:
@@ -146,7 +154,7 @@ def _add_views(app: Flask, service: Service, thresholds: Mapping[str, float]) ->
             model=lm.name,
             embedder=getattr(store.embedding, "model", store.embedding.name()),
             languages=list(LANGUAGES),
-            adapters=lm.adapters,
+            adapters=sorted(lm.adapters, key=lambda name: name != settings.adapter),
             damaged={name: why for name, why in service.damaged.items() if name not in lm.adapters},
             job=running.id if running else None,
         )
@@ -154,11 +162,12 @@ def _add_views(app: Flask, service: Service, thresholds: Mapping[str, float]) ->
     @app.post("/answer")
     def answer() -> Response:
         asked = _body(_api.AnswerRequest)
-        if asked.adapter in service.damaged and asked.adapter not in lm.adapters:
-            raise AdapterError(service.damaged[asked.adapter])
+        lang, adapter = asked.language, asked.adapter or settings.adapter
+        if adapter in service.damaged and adapter not in lm.adapters:
+            raise AdapterError(service.damaged[adapter])
         with service.turn():
-            options = {"lang": asked.language, "adapter": asked.adapter, "k": asked.k}
-            return jsonify(assistant.answer(store, lm, asked.question, threshold=thresholds[asked.language], **options))
+            options = {"lang": lang, "adapter": adapter, "k": asked.k, "threshold": settings.threshold[lang]}
+            return jsonify(assistant.answer(store, lm, asked.question, **options))
 
     @app.post("/search")
     def search() -> Response:
@@ -186,16 +195,14 @@ def _add_views(app: Flask, service: Service, thresholds: Mapping[str, float]) ->
 
     @app.post("/finetune")
     def finetune() -> tuple[Response, int, dict[str, str]]:
+        if doubled := [name for name, values in request.args.lists() if len(values) > 1]:
+            raise Refusal(422, "invalid_value", f"{doubled[0][:60]} is given more than once: give it once", doubled[0])
         asked = _api.FinetuneQuery.model_validate_strings(request.args.to_dict())
-        _expect(_api.ROWS)
         try:
-            rows = request.get_data().decode()
+            job = jobs.start(asked.adapter, _content(_api.ROWS).decode(), asked.steps, asked.seed)
         except UnicodeDecodeError as error:
-            raise Refusal(
-                422, "invalid_rows", f"byte {error.start} of the body is no UTF-8: save the rows as UTF-8"
-            ) from None
-        try:
-            job = jobs.start(asked.adapter, rows, asked.steps, asked.seed)
+            wrong = f"byte {error.start} of the body is no UTF-8: save the rows as UTF-8"
+            raise Refusal(422, "invalid_rows", wrong) from None
         except ValueError as error:
             raise Refusal(422, "invalid_rows", str(error)) from None
         return jsonify(job.report()), 202, {"Location": f"/finetune/{job.id}"}
@@ -211,15 +218,23 @@ def _add_views(app: Flask, service: Service, thresholds: Mapping[str, float]) ->
 
 def _body(shape: type[_Body]) -> _Body:
     """The request's body, checked; a ValidationError becomes a 4xx."""
-    _expect(_api.JSON)
-    return shape.model_validate_json(request.get_data())
+    if name := next(iter(request.args), None):
+        raise Refusal(422, "unknown_field", f"{name[:60]} is no query parameter here: put it into the body", name)
+    return shape.model_validate_json(_content(_api.JSON).removeprefix(codecs.BOM_UTF8))
 
 
-def _expect(kind: str) -> None:
+def _content(kind: str) -> bytes:
+    """The body, of one media type, as it was sent and whole."""
     if request.mimetype != kind:
+        wrong = f"Content-Type is {request.mimetype[:60]!r}, expected {kind!r}: set the header"
+        raise Refusal(415, "wrong_content_type", wrong)
+    if (coding := request.headers.get("Content-Encoding", "identity")).lower() != "identity":
         raise Refusal(
-            415, "wrong_content_type", f"Content-Type is {request.mimetype[:60]!r}, expected {kind!r}: set the header"
+            415, "wrong_content_encoding", f"Content-Encoding is {coding[:60]!r}, expected none: send it uncompressed"
         )
+    if len(content := request.get_data()) > _api.MAX_BYTES:
+        raise RequestEntityTooLarge
+    return content
 
 
 # ---- in a notebook ----

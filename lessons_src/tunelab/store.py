@@ -36,7 +36,7 @@ __all__ = [
     "open_collection",
 ]
 
-MOST_HITS = 100  # the index's ef_search: asked for more, a graph search returns fewer
+MOST_HITS = 100  # the index's ef_search, which a search for more would have to widen
 
 _open: dict[Path, PassageStore] = {}  # by folder, this process's handle
 _opening = threading.Lock()
