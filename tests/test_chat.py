@@ -157,6 +157,15 @@ def test_writing_stops_at_the_stop_token_and_leaves_the_model_as_it_was(tokenize
     assert chat.reply(model, tokenizer, ["Where?"], keep_special=True) == [chat.IM_END]
 
 
+def test_a_models_own_penalty_on_repetition_does_not_change_a_greedy_answer(tokenizer):
+    model = tiny.model(spread=4.0)
+    plain = chat.complete(model, tokenizer, ["Where is Heron Lake?"], max_new_tokens=12)
+    model.generation_config.repetition_penalty = 100.0  # Qwen2.5-0.5B-Instruct has 1.1
+    assert chat.complete(model, tokenizer, ["Where is Heron Lake?"], max_new_tokens=12) == plain
+    harsh = chat.complete(model, tokenizer, ["Where is Heron Lake?"], max_new_tokens=12, repetition_penalty=100.0)
+    assert harsh != plain  # it would have mattered
+
+
 def test_settings_go_through_to_generate(model, tokenizer, monkeypatch):
     torch.manual_seed(0)
     settings = {"max_new_tokens": 8, "do_sample": True, "temperature": 2.0}
@@ -165,6 +174,15 @@ def test_settings_go_through_to_generate(model, tokenizer, monkeypatch):
     monkeypatch.setattr(model, "generate", lambda **given: seen.update(given) or given["input_ids"])
     chat.complete(model, tokenizer, ["# "], max_new_tokens=3, top_k=5)
     assert (seen["max_new_tokens"], seen["top_k"], seen["do_sample"]) == (3, 5, False)
+
+
+def test_pairs_that_are_too_long_are_refused(tokenizer):
+    rows = Dataset.from_list(
+        [{"question": "Where?", "response": "Here."}, {"question": "Why? " * 60, "response": "So."}]
+    )
+    with pytest.raises(ValueError, match=r"tokens, the limit is 64: shorten it .*begins 'Why\? "):
+        chat.encode_pairs(tokenizer, rows, max_length=64)
+    assert len(chat.encode_pairs(tokenizer, rows, max_length=1000)) == 2
 
 
 # ---- the mask made visible ----
@@ -180,3 +198,28 @@ def test_the_mask_view_frames_what_is_trained_on(tokenizer):
     rows = chat.mask_table(tokenizer, example)
     assert len(rows) == len(example["input_ids"])
     assert [trained for _, _, trained in rows] == [label != chat.IGNORED for label in example["labels"]]
+
+
+@pytest.mark.parametrize("text", ["很失望，鲈鱼不好吃", "a 鲈 b", "ok 😀!", "\ufffd"])
+def test_a_character_of_several_tokens_is_shown_as_a_character(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    for labels in ([chat.IGNORED] * len(ids), ids):
+        view = chat.show_mask(tokenizer, {"input_ids": ids, "labels": labels})
+        assert repr(view).replace("[", "").replace("]", "") == text
+        assert "".join(piece for piece, *_ in view.rows) == text
+    rows = chat.mask_table(tokenizer, {"input_ids": ids, "labels": ids})
+    assert len(rows) == len(ids) and [label for _, label, _ in rows] == ids
+    assert any(piece.startswith("<") for piece, *_ in rows)  # else nothing was divided here
+    assert all("\ufffd" not in piece for piece, *_ in rows)
+
+
+def test_a_part_of_a_character_shows_its_bytes(tokenizer):
+    ids = tokenizer("失")["input_ids"]
+    pieces = [piece for piece, *_ in chat.mask_table(tokenizer, {"input_ids": ids, "labels": ids})]
+    assert len(pieces) > 1 and "".join(pieces) == "<E5><A4><B1>"
+
+
+def test_a_character_whose_last_token_alone_is_trained_on_stands_there(tokenizer):
+    ids = tokenizer("失")["input_ids"]
+    labels = [chat.IGNORED] * (len(ids) - 1) + ids[-1:]
+    assert repr(chat.show_mask(tokenizer, {"input_ids": ids, "labels": labels})) == "<E5><A4>[失]"

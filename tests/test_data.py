@@ -203,8 +203,12 @@ def test_line_separators_that_are_no_line_ends_stay_text(tmp_path, kind):
         ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
         ("a.jsonl", json.dumps(ROW) + '\n{"question": "x",\n', r"a\.jsonl, row 2: not a JSON object .*one object a line"),
         ("a.jsonl", json.dumps([ROW]), r"a\.jsonl, row 1: expected an object with question, place"),
-        ("a.jsonl", json.dumps(ROW) + "\n\n" + json.dumps(ROW | {"answer": 20}), r"a\.jsonl, row 3: no text in answer"),
+        ("a.jsonl", json.dumps(ROW) + "\n\n" + json.dumps(ROW | {"answer": 20}), r"row 3: answer is 20, expected text; write"),
+        ("a.jsonl", json.dumps(ROW | {"answer": None}), r"a\.jsonl, row 1: no text in answer"),
+        ("a.csv", csv_text(*COLUMNS) + "why,a lake,price,5, or 6\n", r"row 3: more fields than columns, left over \[' or 6'\]"),
         ("a.jsonl", json.dumps({"question": "x"}), r"row 1: no text in place, topic, answer; its columns are question,"),
+        ("a.jsonl", json.dumps({"question": "x"}), r"expected question, place, topic, answer, or question, response$"),
+        ("a.csv", "question,response\nwhy,because\nwho,\n", r"row 3: no text in response; .* expected question, response$"),
         ("a.xlsx", "", r"a\.xlsx: the file type '\.xlsx' is not known; save it as \.csv or \.jsonl"),
     ],
 )  # fmt: skip
@@ -213,6 +217,51 @@ def test_a_file_that_cannot_be_used_says_where_and_why(tmp_path, name, content, 
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         data.load("questions", "en", path=file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.jsonl", '{"question": "Any wifi?", "response": "Yes.", "note": "x"}\n{"question": "Where?", "response": "Here"}'),
+        ("mine.csv", "response,question\nYes.,Any wifi?\nHere, Where?\n"),
+    ],
+)  # fmt: skip
+def test_questions_may_have_their_response_as_it_stands(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    mine = data.load("questions", "en", path=tmp_path / name)
+    assert mine.to_list() == [
+        {"question": "Any wifi?", "response": "Yes."},
+        {"question": "Where?", "response": "Here"},
+    ]
+
+
+def test_of_all_columns_the_response_is_made(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(json.dumps(ROW | {"response": "No."}), encoding="utf-8")
+    (row,) = data.load("questions", "en", path=tmp_path / "mine.jsonl")
+    assert row == ROW | {"response": data.response(ROW["place"], ROW["topic"], ROW["answer"])}
+
+
+def test_repeated_rows_and_questions_with_two_answers_are_warned_of(tmp_path, recwarn):
+    file = tmp_path / "mine.jsonl"
+    rows = [ROW, ROW | {"question": "And that?"}, ROW, ROW | {"answer": "free"}, ROW | {"question": "And this?"}]
+    file.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")  # rows 1, 3, 5, 7, 9
+    assert len(data.load("questions", "en", path=file)) == 5
+    assert [str(warning.message).split(":")[:2] for warning in recwarn] == [
+        ["mine.jsonl", " rows 1 and 5 are the same"],
+        ["mine.jsonl", " rows 1 and 7 have the same question and different answers"],
+    ]
+    assert recwarn[0].filename == __file__
+    recwarn.clear()
+    pair = {"question": "Any wifi?", "response": "Yes."}
+    file.write_text("\n".join(map(json.dumps, [pair, *[pair | {"response": f"No {i}."} for i in range(9)]])))
+    data.load("questions", "en", path=file)
+    assert [str(one.message).split(" have")[0] for one in recwarn] == [
+        "mine.jsonl: rows 1 and 2; 1 and 3; 1 and 4; 1 and 5; 1 and 6 and 4 more pairs"
+    ]
+    recwarn.clear()
+    file.write_text("\n".join(map(json.dumps, [{"messages": TALK["messages"]}] * 2)))
+    data.load("dialogues", "en", path=file)
+    assert [str(one.message).split(":")[1] for one in recwarn] == [" rows 1 and 2 are the same"]
 
 
 REVIEWS = [{"text": "Clean and quiet.", "label": "positive"}, {"text": "Cold soup.", "label": "negative"}]

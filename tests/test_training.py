@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 import tiny
-from tunelab import chat, training
+from tunelab import chat, session, training
 from tunelab.training import TrainingError, fit
 
 ROWS = [{"input_ids": [5 + i, 6, 7, 8 + i, 2], "labels": [-100, -100, 7, 8 + i, 2]} for i in range(4)]
@@ -137,6 +137,16 @@ def test_a_line_at_the_end_unless_it_is_not_wanted(capsys):
     assert capsys.readouterr().out == ""
     quiet(tiny.model(), progress=True)
     assert "4 steps, 40 tokens, final loss 6." in capsys.readouterr().out
+
+
+def test_what_was_done_is_told_in_the_language_of_the_session(monkeypatch):
+    done = training.History(losses=[2.0] * 50, tokens=1234)
+    stopped = training.History(losses=[2.0], tokens=7, interrupted=True)
+    assert repr(done) == "50 steps, 1,234 tokens, final loss 2.000"
+    assert repr(stopped) == "1 steps, 7 tokens, final loss 2.000, interrupted"
+    monkeypatch.setattr(session, "_current", session.Session("", "zh", "tiny", "cpu", 0, {}))
+    assert repr(done) == "50 步，1,234 个词元，最终损失 2.000"
+    assert repr(stopped) == "1 步，7 个词元，最终损失 2.000，中途停止"
 
 
 # ---- errors ----

@@ -23,13 +23,18 @@ rate, steps, batch = float((sys.argv[4:] or [2e-4])[0]), int((sys.argv[5:] or [4
 accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))  # 8 rows in all, not 8 each
 set_seed(0)  # LoRA's random matrices: the same on every process
 tokenizer = AutoTokenizer.from_pretrained(model_name)
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # padding has no label, so the stop token is learnt
 rows = load_dataset("json", data_files=data_file, split="train")
+kinds = {name: getattr(kind, "dtype", "nested") for name, kind in rows.features.items()}
+if {kinds.get("question"), kinds.get("response")} != {"string"} or None in [*rows["question"], *rows["response"]]:
+    sys.exit(f"{data_file}: every row needs a question and a response, both text; its columns are {kinds}")
+if len(rows) < batch:
+    sys.exit(f"{data_file}: {len(rows)} rows, a step takes {batch}")  # the loop below would never end
 
 
 def encode(row: dict[str, str]) -> dict[str, list[int]]:
     message = [{"role": "user", "content": row["question"]}]
-    prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    asked = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
     answer = tokenizer(row["response"] + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
     return {"input_ids": asked + answer, "labels": [-100] * len(asked) + answer}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,24 @@ SCHEMAS = {
     "tickets": ("ticket", "policy", "outcome", "reply"),
     "profiles": ("profile", "liked", "relevant"),
 }
+PAIR = ("question", "response")  # what a file of questions may have instead: the text that is to be said, as it stands
+INPUTS = {"questions": "question", "reviews": "text", "entities": "text", "passage_questions": "question"}
 STRUCTURED = ("spans", "passages", "messages", "policy", "liked", "relevant")  # lists; in a CSV file, written as JSON
 SENTIMENTS = ("positive", "negative")
 ENTITIES = ("PLACE", "FOOD", "TRANSPORT", "TIME", "PRICE")
 OUTCOMES = ("grant", "refuse", "answer", "handover")
 
 
-def read_task(path: str | Path, task: str) -> list[dict[str, Any]]:
-    """The rows of a file with the columns of ``task``, each checked.
+def read_task(path: str | Path, task: str, instead: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The rows of a file with the columns of ``task``, or with ``instead`` where its first row has these alone; each checked.
+
+    Warns of rows that are the same, and of inputs (``INPUTS``) that have different answers.
 
     Raises:
         ValueError: names the file, the row, what was found and what was expected.
     """
     path = Path(path)
-    numbered = _read(path, SCHEMAS[task])
+    numbered = _read(path, SCHEMAS[task], instead)
     for number, row in numbered:
         try:
             _CHECKS.get(task, lambda row: None)(row)
@@ -51,6 +56,7 @@ def read_task(path: str | Path, task: str) -> list[dict[str, Any]]:
         )
     if task == "passages":
         _distinct(path, numbered)
+    _warn_of_repeats(path, numbered, INPUTS.get(task))
     return rows
 
 
@@ -65,9 +71,11 @@ def read(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     return [row for _, row in _read(Path(path), columns)]
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+def _read(path: Path, columns: tuple[str, ...], instead: tuple[str, ...] = ()) -> list[tuple[int, dict[str, Any]]]:
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{path.name}: the file type {path.suffix!r} is not known; save it as .csv or .jsonl")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a path from {Path.cwd()}, or an absolute one")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,16 +86,29 @@ def _read(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any
     numbered = list(_csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text, path.name))
     if not numbered:
         raise ValueError(f"{path.name} has no rows; expected the columns {', '.join(columns)}")
+    first, other = numbered[0][1], f", or {', '.join(instead)}" if instead else ""
+    if instead and isinstance(first, dict) and not set(instead) - set(first) and set(columns) - set(first):
+        columns, other = instead, ""
     kept = []
     for number, row in numbered:
         if not isinstance(row, dict):
             raise ValueError(f"{path.name}, row {number}: expected an object with {', '.join(columns)}, found {row!r}")
-        missing = [c for c in columns if c not in STRUCTURED and not (isinstance(row.get(c), str) and row[c].strip())]
+        if any(map(str.strip, row.get(None, []))):  # where csv puts what is left of a line
+            raise ValueError(
+                f"{path.name}, row {number}: more fields than columns, left over {row[None]!r}; put a field with a comma "
+                "in double quotes"
+            )
+        for column in (c for c in columns if c not in STRUCTURED):
+            if row.get(column) is not None and not isinstance(row[column], str):
+                raise ValueError(
+                    f"{path.name}, row {number}: {column} is {row[column]!r}, expected text; write it in double quotes"
+                )
+        missing = [c for c in columns if c not in STRUCTURED and not (row.get(c) or "").strip()]
         missing += [c for c in columns if c in STRUCTURED and row.get(c) is None]
         if missing:
             raise ValueError(
                 f"{path.name}, row {number}: no {'text' if set(missing) - set(STRUCTURED) else 'list'} in "
-                f"{', '.join(missing)}; its columns are {', '.join(map(str, row))}, expected {', '.join(columns)}"
+                f"{', '.join(missing)}; its columns are {', '.join(map(str, row))}, expected {', '.join(columns)}{other}"
             )
         # Offsets count from the first character of the text as it stands: where there are spans, nothing is stripped.
         bare = "spans" in columns
@@ -195,6 +216,22 @@ def _distinct(path: Path, numbered: list[tuple[int, dict[str, Any]]]) -> None:
     for number, row in numbered:
         if (other := first.setdefault(row["id"], number)) != number:
             raise ValueError(f"{path.name}, row {number}: the id {row['id']!r} stands in row {other} too")
+
+
+def _warn_of_repeats(path: Path, numbered: list[tuple[int, dict[str, Any]]], asked: str | None) -> None:
+    first: dict[str, tuple[int, dict[str, Any]]] = {}
+    same, different = [], []
+    for number, row in numbered:
+        earlier, other = first.setdefault(row[asked] if asked else repr(row), (number, row))
+        if number != earlier:
+            (same if row == other else different).append(f"{earlier} and {number}")
+    for found, what in (
+        (same, "are the same: each counts as often as it stands there; leave one, unless that is meant"),
+        (different, f"have the same {asked} and different answers: a model cannot learn both; keep the right one"),
+    ):
+        if found:
+            more = f" and {len(found) - 5} more pairs" if len(found) > 5 else ""
+            warnings.warn(f"{path.name}: rows {'; '.join(found[:5])}{more} {what}", stacklevel=4)
 
 
 _CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {

@@ -76,6 +76,10 @@ class LanguageModel:
     def load(self, folder: str | Path, name: str | None = None) -> str:
         """Adds the adapter that ``peft`` saved in a folder, or replaces the one of the same name: by default the folder's.
 
+        The base it was trained on is known by ``base.sha256`` in the folder, the ``fingerprint`` of that base. ``peft``
+        writes no such file. A folder without it is taken where all tensors fit: an adapter of another base of the same
+        shape is not noticed then. Whoever saves an adapter should write the file, as lesson 08 and :mod:`.jobs` do.
+
         Raises:
             AdapterError: it is damaged, belongs to another base, or has a name that cannot be used.
         """

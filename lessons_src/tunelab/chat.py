@@ -68,7 +68,12 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, dataset: Any, prompt: str = "question", response: str = "response"
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Any,
+    prompt: str = "question",
+    response: str = "response",
+    *,
+    max_length: int | None = None,
 ) -> Any:
     """A ``datasets.Dataset`` of questions and answers, encoded by :func:`encode`: columns ``input_ids``, ``labels``."""
     missing = {prompt, response} - set(dataset.column_names)
@@ -77,7 +82,7 @@ def encode_pairs(
 
     def one(row: dict[str, str]) -> dict[str, list[int]]:
         turn = [{"role": "user", "content": row[prompt]}, {"role": "assistant", "content": row[response]}]
-        return encode(tokenizer, turn)
+        return encode(tokenizer, turn, max_length)
 
     return dataset.map(one, remove_columns=dataset.column_names, load_from_cache_file=False)
 
@@ -109,13 +114,15 @@ def complete(
     """What the model writes after each of ``texts``, in their order; greedy unless ``generation`` says otherwise.
 
     Writing stops at ``<|im_end|>`` or ``<|endoftext|>``, which ``keep_special`` leaves in the text. Batches are sorted
-    by length and padded on the left, where a decoder needs its padding.
+    by length and padded on the left, where a decoder needs its padding. A model's own penalty on repetition, as Qwen's
+    chat models have it, is left out: it punishes copying a name from the question.
     """
     import torch
 
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     answers, was_training = [""] * len(texts), model.training
-    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    settings = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": max_new_tokens}
+    settings |= {"pad_token_id": tokenizer.pad_token_id}
     settings |= {"eos_token_id": tokenizer.convert_tokens_to_ids([IM_END, END_OF_TEXT])} | generation
     model.eval()
     with torch.no_grad():
@@ -133,9 +140,41 @@ def complete(
 
 
 def mask_table(tokenizer: PreTrainedTokenizerBase, example: dict[str, list[int]]) -> list[tuple[str, int, bool]]:
-    """One row a token of an encoded example: its text, its label, and whether it is trained on."""
-    pieces = [tokenizer.decode([i]) for i in example["input_ids"]]
-    return [(p, label, label != IGNORED) for p, label in zip(pieces, example["labels"], strict=True)]
+    """One row a token of an encoded example: its text, its label, and whether it is trained on.
+
+    A token that holds only a part of a character shows its bytes, ``<E5><A4>``.
+    """
+    pieces = _pieces(tokenizer, example["input_ids"])
+    return [(_shown(p), label, label != IGNORED) for p, label in zip(pieces, example["labels"], strict=True)]
+
+
+# How a byte-level vocabulary spells bytes (GPT-2's table): printable ones as themselves, the others from U+0100 on.
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTES = {chr(b): b for b in _PRINTED} | {
+    chr(256 + i): b for i, b in enumerate(sorted(set(range(256)).difference(_PRINTED)))
+}
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """The text of each token; a byte of a divided character is a lone surrogate, so that pieces can be joined again."""
+    texts = [tokenizer.decode([i]) for i in ids]
+    for n, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+        if "\ufffd" in texts[n] and all(char in _BYTES for char in token):
+            texts[n] = bytes(_BYTES[char] for char in token).decode("utf-8", "surrogateescape")
+    return texts
+
+
+def _joined(text: str) -> str:
+    """The text with its lone bytes made characters wherever they are whole again."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
+def _divided(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)
+
+
+def _shown(text: str) -> str:
+    return "".join(f"<{ord(c) - 0xDC00:02X}>" if _divided(c) else c for c in text)
 
 
 class MaskView:
@@ -157,5 +196,17 @@ class MaskView:
 
 
 def show_mask(tokenizer: PreTrainedTokenizerBase, example: dict[str, list[int]]) -> MaskView:
-    """The example of :func:`encode` made visible: in brackets what the model is trained to say."""
-    return MaskView(mask_table(tokenizer, example))
+    """The example of :func:`encode` made visible: in brackets what the model is trained to say.
+
+    The tokens of one character are shown together where all or none of them are trained on. Otherwise its last token
+    shows the character, and those before show bytes.
+    """
+    rows: list[tuple[str, int, bool]] = []
+    unread = ""  # the bytes of a character that has begun
+    for piece, label in zip(_pieces(tokenizer, example["input_ids"]), example["labels"], strict=True):
+        unread, together = _joined(unread + piece), bool(unread) and rows[-1][2] == (label != IGNORED)
+        if together:
+            rows.pop()
+        rows.append((_shown(unread), label, label != IGNORED))
+        unread = unread if _divided(unread) else ""
+    return MaskView(rows)

@@ -32,6 +32,8 @@ USES = ("inference", "lora", "full")
 # Known to each of XLM-R, mBERT, multilingual-e5 and Qwen2.5.
 LANGUAGES = ("en", "zh", "fr", "es", "pt", "de", "it", "ru", "ja", "ko", "vi", "th", "ar")
 OPEN_LICENCES = ("Apache-2.0", "MIT")  # commercial use and changed copies are allowed
+_EN = dict(zip(USES, ("answering with", "LoRA on", "full fine-tuning of"), strict=True))  # a use in a sentence
+_ZH = dict(zip(USES, ("回答", "做 LoRA 微调", "做全量微调"), strict=True))
 SPARE = 0.1  # share of a device that is left free: a CUDA context, gaps of the allocator, a longer row than planned
 ROWS, TOKENS, RANK = 4, 512, 8  # of the training, or of the answering, that the memory is reckoned for
 
@@ -62,8 +64,8 @@ class Choice:
         """The steps, one a line, and what was chosen; in the session's language by default."""
         zh, lines = (lang or language()) == "zh", []
         for number, (edge, reason) in enumerate(zip(self.path, self.reasons, strict=True), start=1):
-            question, colon = self.chart.nodes[edge.source].text(zh), "：" if zh else ": "
-            lines.append(f"{number}. {question} {edge.text(zh)}{colon}{reason[zh]}")
+            question, (gap, colon) = self.chart.nodes[edge.source].text(zh), ("", "：") if zh else (" ", ": ")
+            lines.append(f"{number}. {question}{gap}{edge.text(zh)}{colon}{reason[zh]}")
         return "\n".join([*lines, f"→ {self.model} · {self.gb:.1f} GB · {self.licence}"])
 
 
@@ -171,7 +173,7 @@ def choose_model(
         raise ChoiceError(
             f"memory_gb={memory_gb:g}: the smallest model here is {at}, and {use} of it needs a device of {least:.3g} GB; "
             f"take a larger device{f', {cheaper}' if cheaper else ''}, or four bits (lesson 03)",
-            f"memory_gb={memory_gb:g}：这里最小的模型是 {at}，{use} 需要 {least:.3g} GB 的设备；"
+            f"memory_gb={memory_gb:g}：这里最小的模型是 {at}，用它{_ZH[use]}需要 {least:.3g} GB 的设备；"
             f"请换更大的设备{f'，改用 {cheaper}' if cheaper else ''}，或者用四比特（第 03 课）",
         )
     return Choice(at, tuple(path), tuple(reasons), gb, licence, chart)
@@ -231,14 +233,14 @@ def _reason(chart: Chart, edge: Edge, use: str, usable: float) -> tuple[str, str
     named = [other.when[1] for other in chart.out(edge.source) if other.when and other.when[0] == "fits"]
     if not named or (edge.when and edge.when[0] != "fits"):
         return edge.why
+    name = edge.when[1] if edge.when else named[-1]
+    need = _needed(name, use)
     if edge.when:
-        need = _needed(edge.when[1], use)
         return (
-            f"{use} of {edge.when[1]} takes {need:.1f} of {usable:.1f} GB",
-            f"{edge.when[1]} 做 {use} 需要 {need:.1f} GB，可用 {usable:.1f} GB",
+            f"{_EN[use]} {name} takes {need:.1f} of {usable:.1f} GB",
+            f"用 {name} {_ZH[use]}需要 {need:.1f} GB，可用 {usable:.1f} GB",
         )
-    need = _needed(named[-1], use)
     return (
-        f"{use} of {named[-1]} would take {need:.1f}, there are {usable:.1f} GB",
-        f"{named[-1]} 做 {use} 要 {need:.1f} GB，只有 {usable:.1f} GB",
+        f"{_EN[use]} {name} would take {need:.1f}, there are {usable:.1f} GB",
+        f"用 {name} {_ZH[use]}要 {need:.1f} GB，只有 {usable:.1f} GB",
     )

@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from . import _generated, world
-from ._files import read_task
+from ._files import PAIR, read_task
 from .paths import course_file
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def load(
             part was made stand in assets/data/README.md.
         lang: ``"en"`` or ``"zh"``.
         split: one of ``SPLITS[task]``; by default the first. ``"test"`` and ``"dev"`` are written by hand.
-        path: a CSV or JSONL file, read instead; its columns are those of ``tunelab._files.SCHEMAS[task]``.
+        path: a CSV or JSONL file, read instead; its columns are those of ``tunelab._files.SCHEMAS[task]``. For questions
+            ``question`` and ``response`` will do, the answer as it stands; then these are the only columns of the set.
         size: rows of a generated split (6,000 questions, else 1,000); of a hand-written one, the first so many.
         seed: of a generated split.
 
@@ -84,8 +85,8 @@ def load(
     from datasets import Dataset
 
     if path is not None:
-        rows = read_task(path, task)
-        if task == "questions":
+        rows = read_task(path, task, PAIR if task == "questions" else ())
+        if task == "questions" and "response" not in rows[0]:
             rows = [{**row, "response": response(row["place"], row["topic"], row["answer"])} for row in rows]
     elif task == "questions":
         rows = _questions(lang, split, size or 6000, Random(f"{lang} {seed}"))
