@@ -206,6 +206,16 @@ def test_a_refusal_speaks_the_language_of_the_session(monkeypatch):
         choose_model("generation", ["zh"], 0)
 
 
+@pytest.mark.parametrize(("use", "does"), [("lora", "做 LoRA 微调"), ("inference", "回答"), ("full", "做全量微调")])
+def test_chinese_reasons_are_set_in_chinese(use, does):
+    lines = choose_model("generation", ["zh"], 200, use=use).explain("zh").splitlines()
+    assert lines[0].startswith("1. 要输出什么？文本：")
+    assert lines[1].startswith(f"2. 放得下哪个？7B：用 qwen2.5-7b {does}需要 ")
+    with pytest.raises(ChoiceError) as caught:
+        choose_model("generation", ["zh"], 0.5, use=use)
+    assert f"用它{does}需要" in caught.value.zh
+
+
 @pytest.mark.parametrize("use", ["lora", "inference"])
 def test_the_example_of_the_article_comes_out_as_a_qwen_of_7b(use):
     assert choose_model("generation", ["zh"], 24, use=use, open_licence=True).model == "qwen2.5-7b"

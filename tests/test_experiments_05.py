@@ -1,5 +1,6 @@
 """The machinery of lesson 05's experiments: an encoder that writes, pooled vectors, verdicts from intervals."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pretrain
 from experiments import heads_05 as heads
 from experiments import lesson_05
 from tunelab import chat, data
+from tunelab.paths import course_file
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +87,29 @@ def test_every_job_has_a_key_of_its_own():
         *(job for part in lesson_05.cheap_jobs().values() for job in part),
     ]
     assert len(set(jobs)) == len(jobs) and all(len(job) == len(lesson_05.KEYS) for job in jobs)
+
+
+def test_the_best_rate_is_that_of_the_best_mean_over_languages_and_models():
+    def done(scores):
+        return {
+            ("classify-dev", "reviews", model, lang, lesson_05.SEED, lr, lesson_05.ROWS["reviews"]): {
+                "score": scores[model].get(lr, 0.5),
+                "loss": lr,
+            }
+            for model in scores
+            for lang in ("en", "zh")
+            for lr in lesson_05.RATES
+        }
+
+    low, *_, high = lesson_05.RATES
+    runs = done({"large": {high: 0.6}, "no-reviews": {low: 0.8}})
+    assert lesson_05.best(runs, "reviews", "large") == high
+    assert lesson_05.best(runs, "reviews", "no-reviews") == low == lesson_05.best(runs, "reviews", *lesson_05.SIBLINGS)
+    assert lesson_05.best(done({"large": {}}), "reviews", "large") == low  # of equal ones, that of the least loss
+
+
+def test_the_stored_rates_are_those_of_the_grid_and_no_encoder_stands_at_its_upper_end():
+    stored = json.loads(course_file("assets", "results", "lesson_05.json").read_text(encoding="utf-8"))
+    assert tuple(stored["rates"]) == lesson_05.RATES and stored["missing_runs"] == 0
+    assert all(stored["chosen"][task]["encoder"] < max(lesson_05.RATES) for task in ("topic", "reviews"))
+    assert len(set(stored["chosen"]["domain"].values())) == 1

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import lesson_02
-from tunelab import models, paths, world
+from tunelab import metrics, models, paths, world
 
 STORED = json.loads(paths.course_file("assets", "results", "lesson_02.json").read_text(encoding="utf-8"))
 LEAD = 0.05  # over the baseline; stated before the runs
@@ -30,6 +30,15 @@ def test_every_task_beats_its_baseline_on_generated_rows_and_two_on_rows_by_hand
         assert score["generated"] - score["generated_baseline"] >= lead
     for task in ("entities", "dialogue"):
         assert run["scores"][task]["model"] - run["scores"][task]["baseline"] >= LEAD
+
+
+@pytest.mark.parametrize("run", STORED["runs"], ids=lambda run: f"{run['lang']}-{run['seed']}")
+def test_an_instruction_is_read_in_wordings_of_training_and_the_marks_do_not_show_it(run):
+    known, bare = (metrics.mean(list(run[name].values())) for name in ("known", "bare"))
+    assert known - bare <= 0.1
+    trained, unseen = (metrics.mean(list(run["cross"][split].values())) for split in ("train", "test"))
+    assert trained >= 0.65 and trained - unseen >= 0.1  # whoever looks at the text alone has one half at most
+    assert run["kept"]["model"] <= 0.5
 
 
 def test_the_summaries_are_those_of_the_runs():

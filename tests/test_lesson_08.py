@@ -2,9 +2,10 @@
 
 import ast
 import copy
+import dataclasses
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,9 +15,10 @@ import matplotlib
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     DataCollatorForSeq2Seq,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -25,6 +27,7 @@ from transformers import (
 )
 
 import tiny
+import tunelab
 from tunelab import chat, data, metrics, models, paths, session, training
 from tunelab.claims import ledger
 
@@ -49,6 +52,19 @@ def source_cells():
     (source,) = paths.course_file("lessons").glob("08_*.py")
     notebook = jupytext.read(source, fmt={"extension": ".py", "format_name": "percent", "comment_magics": False})
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def run_cells(**instead):
+    """Executes the lesson's cells but for the exercises; `name = None` becomes `name = value` for what is given here."""
+    matplotlib.use("agg")
+    scope = {}
+    for cell in source_cells():
+        if "exercise" not in cell.metadata:
+            text = cell.source
+            for name, value in instead.items():
+                text = text.replace(f"{name} = None", f"{name} = {value!r}")
+            exec(compile(text, "lesson 08", "exec"), scope)
+    return SimpleNamespace(**scope)
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +117,35 @@ def test_the_whole_script_is_short_and_makes_an_adapter_that_answers(questions, 
     assert metrics.parse_json(answer)["place"] == json.loads(first["response"])["place"]
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert weights and all("lora_" in name for name in weights)
+
+
+COLUMNS = [
+    [
+        {"question": "Where?", "place": "Heron Lake", "topic": "region", "answer": "north"}
+    ],  # what the notebook takes, too
+    [{"question": "Where?", "response": 5}],
+    [{"question": "Where?", "response": "North."}, {"question": "When?", "response": None}],
+    [{"question": ["Where?"], "response": "North."}],
+]
+
+
+@pytest.mark.parametrize("script", ["lora_travel.py", "accelerate_lora.py"])
+@pytest.mark.parametrize("rows", COLUMNS)
+def test_a_script_says_which_columns_it_needs(tmp_path, monkeypatch, script, rows):
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", [script, str(BASE), str(tmp_path / "mine.jsonl"), str(tmp_path / "out")])
+    text = (SCRIPTS / script).read_text(encoding="utf-8")
+    with pytest.raises(
+        SystemExit, match=r"mine\.jsonl: every row needs a question and a response, both text; its columns"
+    ):
+        exec(compile(text, script, "exec"), {"__name__": "script"})
+
+
+def test_a_file_with_fewer_rows_than_a_step_takes_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"question": "Where?", "response": "North."}), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["x", str(BASE), str(tmp_path / "mine.jsonl"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"mine\.jsonl: 1 rows, a step takes 8"):
+        exec(compile((SCRIPTS / "accelerate_lora.py").read_text(encoding="utf-8"), "script", "exec"), {})
 
 
 @pytest.fixture(scope="module")
@@ -187,15 +232,16 @@ def test_trainer_takes_the_steps_that_the_exercise_counts(tmp_path):
 
 @pytest.fixture(scope="module")
 def qwen2(tmp_path_factory):
-    """A small Qwen2 with random weights, saved as the hub has it: biases, tied head, a template without marks."""
+    """A small Qwen2 with random weights, saved as the hub has it: biases, tied head, spare rows, Qwen's own way of asking."""
     folder = tmp_path_factory.mktemp("hub") / "Qwen2.5-small-Instruct"
     tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.chat_template = (
+        "{%- if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{% endif %}"
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     shape = Qwen2Config(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer) + 64,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -206,9 +252,23 @@ def qwen2(tmp_path_factory):
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(1)
-    Qwen2ForCausalLM(shape).to(torch.bfloat16).save_pretrained(folder)  # as published: bf16
+    model = Qwen2ForCausalLM(shape).to(torch.bfloat16)  # as published
+    model.generation_config.update(do_sample=True, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.1)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_the_whole_script_does_without_a_padding_token(qwen2, questions, tmp_path, monkeypatch, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(qwen2)
+    tokenizer.pad_token = None
+    AutoModelForCausalLM.from_pretrained(qwen2).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    assert AutoTokenizer.from_pretrained(tmp_path / "base").pad_token is None
+    arguments = ["lora_travel.py", tmp_path / "base", questions, tmp_path / "out", "1e-3", "2"]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in arguments])
+    exec(compile((SCRIPTS / "lora_travel.py").read_text(encoding="utf-8"), "script", "exec"), {"__name__": "script"})
+    assert " -> " in capsys.readouterr().out and (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
 @pytest.fixture
@@ -245,6 +305,59 @@ def test_the_gpu_profile_loads_trains_saves_and_merges_qwen2(gpu_profile, qwen2,
     assert len(chat.reply(model, tokenizer, ["Where is Heron Lake?"], max_new_tokens=4)) == 1
 
 
+def test_all_cells_run_in_the_gpu_profile_and_with_a_learners_own_data(gpu_profile, monkeypatch, tmp_path, capsys):
+    """Few steps and short answers of the small Qwen2: what is measured says nothing, and what is exact must hold."""
+    begin, load, fit, prepare, complete = tunelab.start, data.load, training.fit, Trainer.__init__, chat.complete
+
+    def start(lesson, lang):
+        begun = dataclasses.replace(begin(lesson, lang), profile="gpu")
+        monkeypatch.setattr(session, "_current", begun)
+        return begun
+
+    def few_rows(*task, path=None, size=960):
+        return load(*task, path=path, size=size)
+
+    def few_steps(model, dataset, **settings):
+        return fit(model, dataset, **settings | {"steps": 2, "progress": False})
+
+    def fewer_steps(trainer, model, arguments, *rest):
+        arguments.max_steps = min(20, arguments.max_steps)
+        prepare(trainer, model, arguments, *rest)
+
+    def few_answers(model, tokenizer, texts, **settings):
+        said = complete(model, tokenizer, texts[:8], **settings | {"max_new_tokens": 4})
+        return said + ["{}"] * (len(texts) - 8)
+
+    monkeypatch.setattr(tunelab, "start", start)
+    monkeypatch.setattr(data, "load", few_rows)
+    monkeypatch.setattr(training, "fit", few_steps)
+    monkeypatch.setattr(Trainer, "__init__", fewer_steps)
+    monkeypatch.setattr(chat, "complete", few_answers)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("TUNELAB_STRICT", raising=False)
+    files = [tmp_path / "mine.jsonl", tmp_path / "held_out.jsonl"]
+    for file, rows in zip(files, (range(20), range(20, 26)), strict=True):
+        lines = [
+            json.dumps({"question": f"Is there wifi in hall {i}?", "response": "Yes, free of charge."}) for i in rows
+        ]
+        file.write_text("\n".join(lines), encoding="utf-8")
+    lesson = run_cells(my_file=str(files[0]), my_test=str(files[1]))
+    assert type(lesson.base) is Qwen2ForCausalLM and len(lesson.encoded) == 20
+    assert "LoRA, r = 8, 6 questions of your own: right 0%" in capsys.readouterr().out
+    # On so small a model the file's header counts, and so do the adapters; with so little training nothing is valid.
+    small = {"lora-share", "adapter-bytes", "adapter-small", "lora-valid"}
+    assert {record.name for record in ledger() if record.holds is False} <= small
+    # What the cells ask is what was trained on, up to where the answer begins.
+    asked = lesson.tokenizer(lesson.prompt(lesson.train["question"][0]))["input_ids"]
+    assert lesson.encoded[0]["input_ids"][: len(asked)] == asked
+    assert lesson.encoded[0]["labels"].count(chat.IGNORED) == len(asked) + 1  # and the line break after the stop token
+    (cell,) = [cell.source for cell in source_cells() if "my_test = None" in cell.source]
+    with pytest.raises(
+        ValueError, match=r"20 questions of .*mine\.jsonl are trained on, too, such as 'Is there wifi in"
+    ):
+        exec(cell.replace(" = None", f" = {str(files[0])!r}"), vars(lesson))
+
+
 # ---- input that is wrong ----
 
 
@@ -252,7 +365,11 @@ def test_the_gpu_profile_loads_trains_saves_and_merges_qwen2(gpu_profile, qwen2,
     ("settings", "words"),
     [
         ({"r": 0}, r"rank r=0: .* from 1 to 16"),
+        ({"r": 8.0}, r"rank r=8\.0: .* whole rank from 1 to 16"),
         ({"r": 17}, r"rank r=17: .* from 1 to 16"),  # the value projection has 16 rows
+        ({"target_modules": "q_proj"}, r"\['q_proj'\]: no such linear layer"),  # one string: a pattern for whole names
+        ({"target_modules": []}, r"target_modules \[\]: no such linear layer; this model has \['down_proj',"),
+        ({"target_modules": None}, r"target_modules \[\]: no such linear layer"),
         ({"target_modules": ["query", "q_proj"]}, r"\['query'\]: no such linear layer; this model has \['down_proj',"),
     ],
 )
@@ -261,6 +378,7 @@ def test_a_configuration_that_cannot_work_is_refused(lesson, settings, words):
     with pytest.raises(ValueError, match=words):
         lesson.check_config(tiny.model(), wrong)
     lesson.check_config(tiny.model(), config())
+    lesson.check_config(tiny.model(), LoraConfig(r=2, target_modules=r".*\.q_proj"))
 
 
 def test_what_peft_itself_says_of_such_configurations():
@@ -300,10 +418,53 @@ def test_a_truncated_adapter_is_refused(lesson, saved, size):
         lesson.open_adapter(base, folder)
 
 
-def test_an_adapter_without_its_file_names_what_is_missing(lesson, saved):
+@pytest.mark.parametrize("name", ["base.sha256", "adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_without_one_of_its_files_names_what_is_missing(lesson, saved, name):
     base, folder = saved
-    shutil.rmtree(folder)
-    with pytest.raises(FileNotFoundError, match=r"base\.sha256"):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"adapter 'json' lacks {re.escape(name)}: copy its whole folder"):
+        lesson.open_adapter(base, folder)
+
+
+@pytest.mark.parametrize("text", ["", '{"r": 2', '{"peft_type": "NO_SUCH"}'])
+def test_a_configuration_that_cannot_be_read_is_refused(lesson, saved, text):
+    base, folder = saved
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"adapter 'json' is damaged \(.+\): copy the file again"):
+        lesson.open_adapter(base, folder)
+
+
+def test_a_rank_other_than_that_of_the_weights_is_refused(lesson, saved):
+    base, folder = saved
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"r": 4}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"adapter 'json' is damaged \((.|\n)+size mismatch"):
+        lesson.open_adapter(base, folder)
+
+
+@pytest.mark.parametrize("change", ["one missing", "one foreign"])
+def test_an_adapter_whose_tensors_are_not_those_of_its_configuration_is_refused(lesson, saved, change):
+    """peft warns of missing tensors and is silent about foreign ones."""
+    base, folder = saved
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    if change == "one missing":
+        tensors.popitem()
+    else:
+        tensors["model.foreign.weight"] = torch.ones(2)
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=r"adapter 'json' has missing or foreign tensors, 1 in all: save it again"):
+        lesson.open_adapter(base, folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(lesson, saved, value):
+    base, folder = saved
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[min(tensors)][0, 0] = value
+    save_file(tensors, folder / "adapter_model.safetensors")
+    PeftModel.from_pretrained(copy.deepcopy(base), folder)  # says nothing
+    with pytest.raises(ValueError, match=r"adapter 'json' holds weights that are not finite: its training diverged"):
         lesson.open_adapter(base, folder)
 
 
@@ -325,11 +486,7 @@ def test_claims_fail_when_the_learning_rate_is_zero(monkeypatch):
     monkeypatch.setattr(Trainer, "__init__", standing_still)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("TUNELAB_STRICT", raising=False)
-    matplotlib.use("agg")
-    scope = {}
-    for cell in source_cells():
-        if "exercise" not in cell.metadata:
-            exec(cell.source, scope)
+    run_cells()
     failed = {record.name for record in ledger() if not record.holds}
     assert {
         "loss-fell",

@@ -223,6 +223,16 @@ def test_more_neighbours_than_there_are(collection):
         library.knn_query(np.ones((1, 2), np.float32), k=3)
 
 
+def test_k_above_ef_search_widens_the_search(lesson, collection):
+    vectors, queries = lesson.clustered(2000, queries=20)
+    made = collection("cosine", ef_search=10)
+    made.add(ids=[str(row) for row in range(2000)], embeddings=vectors)
+    found = made.query(query_embeddings=queries, n_results=100, include=[])["ids"]
+    assert {len(row) for row in found} == {100}
+    truth = [lesson.exact(vectors, query, 100).tolist() for query in queries]
+    assert lesson.recall_of([[int(name) for name in row] for row in found], truth) > 0.98
+
+
 def test_nan_is_refused_when_stored_and_answered_when_asked(collection):
     made = collection("cosine")
     made.add(ids=["a", "zero"], embeddings=np.array([[1, 0], [0, 0]], np.float32))

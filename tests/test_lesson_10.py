@@ -55,8 +55,31 @@ def test_chunks_cover_the_text_and_overlap_in_tokens(lesson, size, overlap):
         assert len(pieces) == 1 or len(pieces[-1]) > 0
 
 
-def test_a_short_text_is_one_chunk(lesson):
+def test_a_short_text_is_one_chunk_and_an_empty_one_none(lesson):
     assert lesson["chunks"]("45 yuan", 48, 16) == ["45 yuan"]
+    assert lesson["chunks"]("", 48, 16) == []
+
+
+def test_a_mistake_costs_what_the_lesson_says(lesson):
+    costs = {
+        ("handover", "answer"): 10,
+        ("handover", "refuse"): 10,
+        ("grant", "handover"): 1,
+        ("refuse", "handover"): 1,
+        ("refuse", "grant"): 3,
+        ("answer", "refuse"): 3,
+        ("grant", "answer"): 0,
+        ("handover", "handover"): 0,
+        ("refuse", "refuse"): 0,
+    }
+    assert {pair: lesson["mistake"](*pair) for pair in costs} == costs
+
+
+def test_the_stored_load_is_of_sixteen_clients_without_an_error():
+    stored = json.loads(paths.course_file("assets", "results", "bench.json").read_text(encoding="utf-8"))
+    rows = {(row["path"], row["clients"]): row for row in stored["ratios_to_one_client"]}
+    assert stored["requests"] >= 200 and rows.keys() >= {("/search", 16), ("/answer", 16)}
+    assert all(row["errors"] == 0 for row in rows.values())
 
 
 def test_reading_is_answered_by_its_text_alone(lesson):

@@ -18,6 +18,7 @@ CANNOT_HOLD = {
         "plans-generated",
         "instructions-known",
         "methods-learn",
+        "two-instructions",
     },
     "04": {
         "lora-answers",

@@ -58,7 +58,8 @@ def lesson(lang: str, seed: int, split: str, journal: str) -> dict[str, Any]:
         "losses": scope["losses"],
     }
     result |= {"methods": {name: scope["bill"][name] | scope["results"][name] for name in scope["bill"]}}
-    result |= {"known": scope["known"], "unseen": scope["unseen"], "cpu_seconds": round(time.process_time() - began)}
+    result |= {name: scope[name] for name in ("kept", "known", "unseen", "bare", "cross")}
+    result["cpu_seconds"] = round(time.process_time() - began)
     result["claims"] = {r.name: r.value for r in ledger() if r.kind != "exact" and isinstance(r.value, int | float)}
     return _written(result | {"base_sha256": models.registry()["travel-base"]["sha256"]}, journal)
 

@@ -1,10 +1,12 @@
 """Lesson 04 over several seeds: a dozen ways to tune few parameters, on the same questions with the same number of rates.
 
-Four parts. ``sweep``: four learning rates a method, one seed, short runs, on the dev questions. ``methods``: five seeds at
-the best rate, on the test questions. ``dialogue``: the bottleneck adapter on a Llama-shaped model. ``depth``: prompt tuning
-against LoRA on the first layers of MiniLM.
+Six parts. ``sweep``: four learning rates a method, three seeds, on the dev questions. ``methods``: five other seeds at the
+best rate, as many steps, on the test questions. ``dialogue``: the bottleneck adapter on a Llama-shaped model. ``depth``:
+prompt tuning against LoRA on the first layers of MiniLM. ``museum``: the mistakes of the lesson's bug museum. ``example``:
+the recovery of the Llama and the BERT that answers.
 
-The bottleneck adapter, the soft prompt and the conversion to Llama's shape are those of the lesson, read from its source.
+The bottleneck adapter, the soft prompt, the conversion to Llama's shape and the mistakes are those of the lesson, read from
+its source.
 Each finished run is a line of build/lesson_04.jsonl: a run that was interrupted goes on where it stopped.
 """
 
@@ -25,9 +27,9 @@ from experiments import base_model, run_all, store, taught
 from tunelab import chat, corpus, data, metrics, models, training, world
 from tunelab.paths import CHECKOUT, course_file
 
-STEPS, SWEEP_STEPS, DIALOGUE_STEPS, BATCH, TOKENS = 120, 40, 80, 8, 20
+STEPS, DIALOGUE_STEPS, BATCH, TOKENS = 120, 80, 8, 20
 EVERY = {"dev": 3, "test": 4}  # of the hand-written questions, one in so many is asked
-SWEEP_SEED = 100
+SWEEP_SEEDS = (100, 101, 102)
 MATRICES, VECTORS = (1.5e-3, 5e-3, 1e-2, 2e-2), (1e-2, 3e-2, 1e-1, 3e-1)
 RATES = {
     "full": (5e-4, 1.5e-3, 3e-3, 6e-3),
@@ -46,8 +48,13 @@ RATES = {
 }
 DEPTH_RATES = {"lora": (1e-3, 3e-3), "prompt": (3e-3, 3e-2)}
 LAYERS = (1, 3, 6)  # of MiniLM's six
-TAUGHT = ("Adapter", "with_adapters", "SoftPrompt", "as_llama")
-NEEDED = ("SAME",)  # a list that as_llama reads
+CELLS = {
+    "museum": {"pad-labels": world.LANGUAGES, "frozen-head": ("en",), "bad-adapter": world.LANGUAGES},
+    "example": {"llama": world.LANGUAGES, "bert": ("en",)},
+}
+TAUGHT = ("with_adapters", "Adapter", "RandomUp", "NoResidual", "SoftPrompt", "as_llama", "loss_on", "with_pad_labels")
+TAUGHT += ("TopicModel", "learn_topics", "topics_of")
+NEEDED = ("SAME", "encoder")  # what as_llama and TopicModel read
 
 
 @cache
@@ -57,14 +64,25 @@ def lesson() -> dict[str, Any]:
 
 
 @cache
+def ordinary_text(lang: str, seed: int = 5) -> list[dict[str, Any]]:
+    """Rows of the kind of text that the base was pre-trained on: 640 to read, 40 to measure on."""
+    _, tokenizer = base_model()
+    documents = corpus.documents(seed, (lang,))
+    texts = [tokenizer(next(documents)[2])["input_ids"][:96] for _ in range(680)]
+    return [{"input_ids": ids, "labels": ids} for ids in texts]
+
+
+@cache
 def llama_model(lang: str) -> Any:
     """The base in Llama's shape, after a short recovery on the pre-training corpus, as in the lesson."""
-    base, tokenizer = base_model()
-    documents = corpus.documents(5, (lang,))
-    texts = [tokenizer(next(documents)[2])["input_ids"][:96] for _ in range(640)]
-    rows = [{"input_ids": ids, "labels": ids} for ids in texts]
+    return recovered(ordinary_text(lang)[:640], seed=0)
+
+
+def recovered(rows: list[dict[str, Any]], seed: int) -> Any:
+    """The base in Llama's shape after 40 steps on ``rows``."""
+    base, _ = base_model()
     llama = lesson()["as_llama"](base, training.collate(rows[:16], pad=0))
-    training.fit(llama, rows, steps=40, lr=1e-3, progress=False)
+    training.fit(llama, rows, steps=40, lr=1e-3, seed=seed, progress=False)
     return llama
 
 
@@ -127,7 +145,14 @@ def answers(method: str, model: Any, questions: list[str]) -> list[str]:
 
 def run(part: str, method: str, lang: str, seed: int, lr: float, journal: str) -> dict[str, Any]:
     """One training, scored; adds its line to ``journal``."""
-    what = {"dialogue": run_dialogue, "depth": run_depth, "depth-sweep": run_depth}.get(part, run_questions)
+    what = {
+        "dialogue": run_dialogue,
+        "depth": run_depth,
+        "depth-sweep": run_depth,
+        "museum": run_cell,
+        "example": run_cell,
+    }
+    what = what.get(part, run_questions)
     result = {"part": part, "method": method, "lang": lang, "seed": seed, "lr": lr}
     result |= what(part, method, lang, seed, lr)
     with Path(journal).open("a", encoding="utf-8") as file:
@@ -135,20 +160,24 @@ def run(part: str, method: str, lang: str, seed: int, lr: float, journal: str) -
     return result
 
 
+def asked_questions(lang: str, split: str) -> Any:
+    """Hand-written questions, one in so many."""
+    asked = data.load("questions", lang, split)
+    return asked.select(range(0, len(asked), EVERY[split]))
+
+
 def run_questions(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
     """A fine-tuning on generated questions, scored on hand-written ones."""
     import torch
 
     _, tokenizer = base_model()
-    split, steps = ("dev", SWEEP_STEPS) if part == "sweep" else ("test", STEPS)
-    asked = data.load("questions", lang, split)
-    asked = asked.select(range(0, len(asked), EVERY[split]))
-    rows = chat.encode_pairs(tokenizer, data.load("questions", lang, "train", size=steps * BATCH, seed=seed))
+    asked = asked_questions(lang, "dev" if part == "sweep" else "test")
+    rows = chat.encode_pairs(tokenizer, data.load("questions", lang, "train", size=STEPS * BATCH, seed=seed))
     model = prepared(method, lang, seed)
-    result = {"trained": sum(p.numel() for p in model.parameters() if p.requires_grad), "steps": steps}
+    result = {"trained": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     started = time.process_time()
     try:
-        history = training.fit(model, rows, steps=steps, lr=lr, batch_size=BATCH, seed=seed, progress=False)
+        history = training.fit(model, rows, steps=STEPS, lr=lr, batch_size=BATCH, seed=seed, progress=False)
     except training.TrainingError:  # the rate is so high that the loss is no number
         return result | {"loss": None, "valid": 0.0, "answer": 0.0, "record": 0.0, "test_loss": 99.0}
     result |= {"cpu_seconds": round(time.process_time() - started, 1), "loss": round(history.final, 4)}
@@ -248,6 +277,100 @@ def run_depth(part: str, method: str, lang: str, seed: int, lr: float) -> dict[s
     return result | {"right": "".join("01"[value] for value in right)}
 
 
+def run_cell(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
+    """What the claims of one cell of the lesson read, at the cell's own settings (``lr``: the rate of its adapters)."""
+    cell = {"pad-labels": _pad_labels, "frozen-head": _frozen_head, "bad-adapter": _bad_adapter, "llama": _llama}
+    return (cell | {"bert": _bert})[method](lang, seed, lr)
+
+
+def _llama(lang: str, seed: int, lr: float) -> dict[str, Any]:
+    rows, loss_on = ordinary_text(lang, 5 + seed), lesson()["loss_on"]
+    lost = loss_on(recovered(rows[:640], seed), rows[640:]) - loss_on(base_model()[0], rows[640:])
+    return {"lost": round(lost, 4)}
+
+
+def _bert(lang: str, seed: int, lr: float) -> dict[str, Any]:
+    take, student, exam = lesson(), topic_student(seed), wordings(lang)
+    take["learn_topics"](student, data.load("questions", lang, "train", size=1000, seed=seed))
+    right = []
+    for row, topic in zip(exam, take["topics_of"](student, exam["question"]), strict=True):
+        name = next(place.en for place in world.places() if place.en.lower() in row["question"].lower())
+        right.append(world.place(name).answer(topic, lang) == row["answer"])
+    return {"answered": round(mean(right), 4)}
+
+
+def topic_student(seed: int, layers: int = 6) -> Any:
+    """The lesson's TopicModel: the first layers of MiniLM with LoRA, and a new head."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    encoder, _ = models.load_encoder("minilm")
+    encoder.encoder.layer = encoder.encoder.layer[:layers]
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
+    return lesson()["TopicModel"](get_peft_model(encoder, config))
+
+
+def wordings(lang: str) -> Any:
+    """Each of the 128 hand-written wordings once."""
+    exam = data.load("questions", lang, "test")
+    return exam.select(range(0, len(exam), 6))
+
+
+def _pad_labels(lang: str, seed: int, lr: float) -> dict[str, Any]:
+    import torch
+
+    base, tokenizer = base_model()
+    pad, take = tokenizer.pad_token_id, lesson()
+    few = list(chat.encode_pairs(tokenizer, data.load("questions", lang, "train", size=320, seed=seed)))
+    padded = [take["with_pad_labels"](row, pad) for row in few]
+    reported, on_answers, students = {}, {}, {}
+    for name, rows in (("yours", few), ("colleague", padded)):
+        torch.manual_seed(seed)
+        students[name] = take["with_adapters"](base, 32)
+        history = training.fit(students[name], rows, steps=30, lr=lr, batch_size=BATCH, seed=seed, progress=False)
+        reported[name], on_answers[name] = history.final, take["loss_on"](students[name], few[:32])
+    with torch.no_grad():
+        chances = students["colleague"](training.collate(padded[:8], pad)["input_ids"]).logits.softmax(-1)[..., pad]
+    return {
+        "hides": round(on_answers["colleague"] / reported["colleague"], 4),
+        "costs": round(on_answers["colleague"] - on_answers["yours"], 4),
+        "pads": round(mean(chances[i, len(row["input_ids"])].item() for i, row in enumerate(few[:8])), 4),
+    }
+
+
+def _frozen_head(lang: str, seed: int, lr: float) -> dict[str, Any]:
+    take, exam, accuracy = lesson(), wordings(lang), {}
+    train = data.load("questions", lang, "train", size=1000, seed=seed)
+    for frozen in (False, True):
+        student = topic_student(seed, layers=1)
+        student.head.requires_grad_(not frozen)
+        take["learn_topics"](student, train)
+        found = take["topics_of"](student, exam["question"])
+        accuracy[frozen] = mean(a == b for a, b in zip(found, exam["topic"], strict=True))
+    return {"lost": round(accuracy[False] - accuracy[True], 4)}
+
+
+def _bad_adapter(lang: str, seed: int, lr: float) -> dict[str, Any]:
+    import torch
+
+    base, tokenizer = base_model()
+    take, held_out, asked = lesson(), ordinary_text(lang)[640:], asked_questions(lang, "test")
+    rows = chat.encode_pairs(tokenizer, data.load("questions", lang, "train", size=STEPS * BATCH, seed=seed))
+    start, answer = {}, {}
+    for kind in ("Adapter", "RandomUp", "NoResidual"):
+        torch.manual_seed(seed)
+        model = take["with_adapters"](base, 32, kind=take[kind])
+        start[kind] = take["loss_on"](model, held_out)
+        training.fit(model, rows, steps=60, lr=lr, batch_size=BATCH, seed=seed, progress=False)
+        answer[kind] = mean(metrics.score_json(chat.reply(model, tokenizer, asked["question"]), asked)["answer"])
+    return {
+        "random_up": round(start["RandomUp"] - start["Adapter"], 4),
+        "no_residual": round(start["NoResidual"] - start["Adapter"], 4),
+        "lead": round(answer["Adapter"] - answer["NoResidual"], 4),
+    }
+
+
 def _base_hash() -> str:
     return models.registry()["travel-base"]["sha256"]
 
@@ -266,19 +389,20 @@ def finished(journal: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 
 def sweep_jobs() -> list[tuple[Any, ...]]:
-    """Four rates of each method in both languages, one seed."""
+    """Four rates of each method in both languages, three seeds."""
     return [
-        ("sweep", method, lang, SWEEP_SEED, lr)
+        ("sweep", method, lang, seed, lr)
+        for seed in SWEEP_SEEDS
         for method, rates in RATES.items()
         for lang, lr in product(world.LANGUAGES, rates)
     ]
 
 
 def best_rates(done: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, float]:
-    """By method, the rate with the most exact answers on dev over both languages; of equal ones, that of the least loss."""
+    """By method, the rate with the most exact answers on dev over languages and seeds; of equal ones, the least loss."""
 
     def merit(method: str, lr: float) -> tuple[float, float]:
-        runs = [done["sweep", method, lang, SWEEP_SEED, lr] for lang in world.LANGUAGES]
+        runs = [done["sweep", method, lang, seed, lr] for lang, seed in product(world.LANGUAGES, SWEEP_SEEDS)]
         return mean(run["answer"] for run in runs), -mean(run["test_loss"] for run in runs)
 
     return {method: max(rates, key=lambda lr: merit(method, lr)) for method, rates in RATES.items()}
@@ -295,7 +419,7 @@ def method_jobs(best: dict[str, float], seeds: int) -> list[tuple[Any, ...]]:
 def depth_sweep_jobs() -> list[tuple[Any, ...]]:
     """LoRA and prompt tuning on MiniLM's first layers: two rates each on dev; English, for MiniLM is English."""
     return [
-        ("depth-sweep", f"{kind}-{layers}", "en", SWEEP_SEED, lr)
+        ("depth-sweep", f"{kind}-{layers}", "en", SWEEP_SEEDS[0], lr)
         for kind, layers in product(DEPTH_RATES, LAYERS)
         for lr in DEPTH_RATES[kind]
     ]
@@ -306,7 +430,7 @@ def depth_jobs(done: dict[tuple[Any, ...], dict[str, Any]], seeds: int) -> list[
 
     def best(kind: str, layers: int) -> float:
         method = f"{kind}-{layers}"
-        scores = {lr: done["depth-sweep", method, "en", SWEEP_SEED, lr] for lr in DEPTH_RATES[kind]}
+        scores = {lr: done["depth-sweep", method, "en", SWEEP_SEEDS[0], lr] for lr in DEPTH_RATES[kind]}
         return max(scores, key=lambda lr: (scores[lr]["answer"], -scores[lr]["loss"]))
 
     return [
@@ -321,10 +445,20 @@ def dialogue_jobs(seeds: int) -> list[tuple[Any, ...]]:
     return trained + [("dialogue", "untouched", lang, 0, 0.0) for lang in world.LANGUAGES]
 
 
+def cell_jobs(seeds: int) -> list[tuple[Any, ...]]:
+    """The exhibits of the museum and the two examples, with every seed."""
+    return [
+        (part, name, lang, seed, 5e-3)
+        for part, cells in CELLS.items()
+        for seed, (name, languages) in product(range(seeds), cells.items())
+        for lang in languages
+    ]
+
+
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean, least and most over the seeds by part, method, rate and language."""
+    """Mean, least and most of the right answers over the seeds by part, method, rate and language."""
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in runs:
+    for one in (run for run in runs if "answer" in run):
         rows.setdefault((one["part"], one["method"], one["lr"], one["lang"]), []).append(one)
     table = []
     for (part, method, lr, lang), chosen in rows.items():
@@ -340,11 +474,8 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def line(r: dict[str, Any]) -> str:
     """One run, for the screen."""
-    extra = "".join(f" · {name} {r[name]:.3f}" for name in ("valid", "test_loss") if name in r)
-    return (
-        f"{r['part']:8} {r['method']:14} {r['lang']} seed {r['seed']} lr {r['lr']:g} · {r.get('cpu_seconds')} s · "
-        f"answer {r['answer']:.3f}{extra}"
-    )
+    scores = "".join(f" · {name} {value:.3f}" for name, value in r.items() if isinstance(value, float) and name != "lr")
+    return f"{r['part']:8} {r['method']:14} {r['lang']} seed {r['seed']} lr {r['lr']:g}{scores}"
 
 
 def main() -> None:
@@ -375,6 +506,7 @@ def main() -> None:
         lambda: dialogue_jobs(args.seeds),
         depth_sweep_jobs,
         lambda: depth_jobs(finished(journal), args.seeds),
+        lambda: cell_jobs(args.seeds),
     ]
     wanted: list[tuple[Any, ...]] = []
     for stage in stages:
@@ -384,8 +516,7 @@ def main() -> None:
         wanted += jobs
     done = finished(journal)
     runs = [done[job] for job in wanted]
-    settings = {"steps": STEPS, "sweep_steps": SWEEP_STEPS, "dialogue_steps": DIALOGUE_STEPS}
-    settings |= {"batch_size": BATCH, "virtual_tokens": TOKENS}
+    settings = {"steps": STEPS, "dialogue_steps": DIALOGUE_STEPS, "batch_size": BATCH, "virtual_tokens": TOKENS}
     table = {**settings, "best": best_rates(done), "summary": summary(runs), "runs": runs}
     store(args.out, "experiments.lesson_04", table)
 

@@ -243,18 +243,18 @@ found = scores["classification"]
 claim("reviews-generated", found["generated"] - found["generated_baseline"], at_least=0.3)
 claim("reviews-gap", found["generated"] - found["model"], at_least=0.2)
 
-# %% [markdown] lang="en" partner="60b5222a"
+# %% [markdown] lang="en" partner="dcbb17cb"
 # Read the two claims together. On generated reviews the model is nearly perfect. On reviews that people wrote it is not
 # much better than a coin, although its training set holds other reviews of that kind. Nothing is broken. The generator
-# has a limited stock of sentences, and the base read all of them in pre-training. A held-out set of the same generator
-# measures whether the *generator* has been learnt. People use other words, and to this small base those are bytes
-# without a meaning. **A test set from the generator of the training set tests the generator.** Step 10 gives the
+# has a limited stock of sentences, and the base read them in pre-training. A held-out set of the same generator
+# measures whether the *generator* has been learnt. People write otherwise, and this small base has never read what people
+# write. **A test set from the generator of the training set tests the generator.** Step 10 gives the
 # hand-written training rows to a model that has read real English.
 
-# %% [markdown] lang="zh" partner="aaa6a127"
+# %% [markdown] lang="zh" partner="a4ce9b2e"
 # 两条断言要放在一起看。在生成的点评上，模型几乎不出错；在人写的点评上，比抛硬币好不了多少，尽管训练集里也有一部分（另外的）手写点评。
-# 程序没有问题。生成器会的句子就那么多，基座在预训练时全都读过；由同一个生成器抽出的留出集，测的是有没有学会这个*生成器*。
-# 人会用别的词，而在这个小基座看来，那些不过是一串没有意义的字节。**测试集若出自训练集的生成器，考的就是生成器**。
+# 程序没有问题。生成器会的句子就那么多，基座在预训练时都读过；由同一个生成器抽出的留出集，测的是有没有学会这个*生成器*。
+# 人的写法不一样，而这个小基座从没读过人写的文字。**测试集若出自训练集的生成器，考的就是生成器**。
 # 第 10 步会把训练集里手写的那部分交给一个读过真实英语的模型。
 
 # %% [markdown] lang="en" partner="ef6a7add"
@@ -539,6 +539,7 @@ for row, tags in zip(mentions[:3], tagged(tagger, mentions[:3]), strict=True):
     print(row["text"], "▸", *found)
 
 # %%
+import itertools
 from collections import defaultdict
 
 seen = defaultdict(Counter)
@@ -579,16 +580,14 @@ def first_word_scores(text):
 one, other = (first_word_scores(T(name)) for name in ("moon-lake", "moon-cake"))
 claim("no-look-ahead", (one - other).abs().max().item(), at_most=1e-4)
 
-# %% [markdown] lang="en" partner="345dbca0"
+# %% [markdown] lang="en" partner="e176c073"
 # Two sentences with the same first word. The last claim shows what a causal backbone cannot do: the tag of that word is
-# given before the next one is read. An encoder would see both. Here it costs less than one would fear: most mentions
-# show their kind early, and the label stands at the last piece. When we let the model read each sentence twice and
-# tagged the second reading, the dev score did not move.
+# given before the next one is read. An encoder would see both. The remedy that costs nothing is in use above: the label
+# stands at the last piece of a word, where the model has at least read the word.
 
-# %% [markdown] lang="zh" partner="ac66d56c"
+# %% [markdown] lang="zh" partner="e4cffda3"
 # 两个句子的第一个词相同；最后这条断言说明了因果主干做不到什么：下一个词还没读到，前一个词的标签就定了。编码器则两边都看得到。
-# 代价没有想象的那么大：多数实体从开头就看得出类别，何况标签放在最后一个词元上。我们也试过让模型把句子读两遍、给第二遍打标签，
-# 开发集上的得分没有变化。
+# 不花代价的补救，上面已经用了：标签放在词的最后一个词元上，到那里，模型至少读完了这个词。
 
 # %% [markdown] lang="en" partner="db871097"
 # ## Step 5 · Generation: write an itinerary
@@ -617,7 +616,7 @@ for row, plan in list(zip(wishes, written["model"], strict=True))[:3]:
 
 # %%
 def bleu(texts, rows):
-    """Share of the reference's word sequences that are found again, from 0 to 1."""
+    """How many of a plan's word sequences stand in the reference, less a penalty for short plans; from 0 to 1."""
     return metrics.bleu(texts, [row["plan"] for row in rows], LANG) / 100
 
 
@@ -632,13 +631,15 @@ print(T("two-sets").format(**scores["generation"]))
 claim("plans-generated", scores["generation"]["generated"] - scores["generation"]["generated_baseline"], at_least=0.02)
 claim("bleu-of-nothing", scores["generation"]["baseline"], at_least=0.1)
 
-# %% [markdown] lang="en" partner="7b09a98f"
-# Take the look that the metric cannot take. The form is right: days, parts of the day, one line each. The places are often not
-# those that were asked for. And BLEU hardly notices: it counts shared sequences of words, the labels of the lines are
-# the same in every plan, and one plan that ignores all requests gets a good part of the score. For facts, count facts:
+# %% [markdown] lang="en" partner="fc679cb4"
+# Take the look that the metric cannot take. The form is there: days, parts of the day, mostly one line each. Now and
+# then a phrase repeats itself or the days are miscounted, and the places are often not those that were asked for.
+# And BLEU hardly notices: it counts shared sequences of words, the labels of the lines are the same in every plan,
+# and one plan that ignores all requests gets a good part of the score. For facts, count facts:
 
-# %% [markdown] lang="zh" partner="69d23832"
-# 指标看不到的，自己看一眼。形式对了：第几天、什么时段，一行一句。地点却常常不是要求的那些。BLEU 几乎察觉不到：它数的是相同的词串，
+# %% [markdown] lang="zh" partner="4be6bb8d"
+# 指标看不到的，自己看一眼。形式大致有了：第几天、什么时段，多半一行一句；偶尔会重复半句话，天数也不一定对。地点却常常不是
+# 要求的那些。BLEU 几乎察觉不到：它数的是相同的词串，
 # 而每份行程的行首标签都一样，一份无视一切要求的行程也能拿到不少分。要看事实，就去数事实：
 
 
@@ -650,7 +651,9 @@ def places_kept(texts, rows):
 
 
 kept = {name: places_kept(written[name], rows) for name, rows in (("model", wishes), ("generated", drawn))}
-print(T("places-kept").format(**kept, nothing=places_kept([always] * len(wishes), wishes)))
+kept["nothing"] = places_kept([always] * len(wishes), wishes)
+print(T("places-kept").format(**kept))
+claim("places-kept", kept["model"], at_most=0.5)
 
 # %% [markdown] lang="en" partner="b3c0402f"
 # ## Step 6 · Dialogue: only what the assistant says
@@ -694,12 +697,12 @@ def check_mask(row):
     ids, labels = row["input_ids"], row["labels"]
     trained = [i for i, label in enumerate(labels) if label != chat.IGNORED]
     if not trained:
-        raise ValueError("the mask is empty: no token is trained on")
+        raise ValueError(T("error-empty"))
     if any(labels[i] != ids[i] for i in trained):
-        raise ValueError("a label is not its token: the model itself shifts by one")
+        raise ValueError(T("error-shifted"))
     ends = [i for i in trained if i + 1 == len(ids) or labels[i + 1] == chat.IGNORED]  # where an answer ends
     if any(ids[i] != stop for i in ends):
-        raise ValueError("an answer ends without its stop token")
+        raise ValueError(T("error-endless"))
 
 
 for row in [*plan_rows, *dialogue_rows]:
@@ -832,31 +835,33 @@ lead_of_plans = generated_leads.pop("generation")
 claim("four-beat-generated", min(generated_leads.values()), at_least=0.05)
 claim("plans-ahead", lead_of_plans, between=(0.02, 0.05))
 claim("two-beat-by-hand", min(least("model", "baseline")[task] for task in ("entities", "dialogue")), at_least=0.05)
+behind = [run["scores"]["qa"]["model"] - run["scores"]["qa"]["baseline"] for run in stored["runs"]]
+claim("qa-behind-by-hand", max(behind), at_most=0)
 
-# %% [markdown] lang="en" partner="009bb5a0"
+# %% [markdown] lang="en" partner="5845afbc"
 # Before the runs we set a margin: five points above the baseline. On rows from the generator four tasks keep it with
 # every seed and in both languages. Plans are ahead in every run too, but once by a little less than the margin, so we
-# claim no five points there. On rows written by people two tasks keep it: entities and dialogue. Classification, question
-# answering and plans do not, or hardly. We had hoped for five. The engine is small and has read one book; a new gearbox
-# does not change that.
+# claim no five points there. On rows written by people two tasks keep it: entities and dialogue. Classification and
+# plans do not, or hardly, and question answering is behind its constant answer every time. We had hoped for five. The
+# engine is small and has read one book; a new gearbox does not change that.
 
-# %% [markdown] lang="zh" partner="29d7fe12"
+# %% [markdown] lang="zh" partner="3adf38d0"
 # 运行之前，我们定好了一条线：要比基线高出五个百分点。在生成器抽出的数据上，四种任务在两种语言、每个种子上都过了线。写行程也次次领先，
 # 但有一次的差距略低于这条线，所以这里不能说“高出五个百分点”。在人写的数据上，只有两种做到了：命名实体识别和对话；
-# 分类、问答和写行程没有做到，或者只勉强沾边。我们原本希望五种都行。引擎小，又只读过一本书，换个变速箱改变不了这一点。
+# 分类和写行程没有做到，或者只勉强沾边；问答则每一次都不如固定的答案。我们原本希望五种都行。引擎小，又只读过一本书，换个变速箱改变不了这一点。
 
-# %% [markdown] lang="en" partner="9721f497"
+# %% [markdown] lang="en" partner="2dad938a"
 # ## Step 8 · Five methods on one task
 #
 # Back to the reviews, since there the methods can be compared cleanly. `pay` trains and writes the bill: how many
-# numbers move, how many bytes they take in a file, the predicted peak of memory (lesson 03 checks the prediction), and
-# seconds of processor time a step.
+# numbers move, how many bytes they take in a file, the predicted peak of memory for a batch with the longest row (lesson 03
+# checks the prediction), and seconds of processor time a step.
 
-# %% [markdown] lang="zh" partner="a2dae0b8"
+# %% [markdown] lang="zh" partner="495c99fa"
 # ## 第 8 步 · 一种任务，五种方法
 #
 # 回到点评，在这个任务上方法之间最好比较。`pay` 一边训练一边记账：训练了多少参数，存成文件多少字节，
-# 内存峰值预计多少（第 03 课会检验这个预计），每步花多少秒处理器时间。
+# 内存峰值预计多少（按含最长一行的批次算，第 03 课会检验这个预计），每步花多少秒处理器时间。
 
 # %%
 import time
@@ -869,10 +874,11 @@ bill, tuned = {}, {}
 
 
 # %%
-def pay(name, model, rows, steps, lr, batch_size=16):
-    """Trains the model and enters what that costs."""
+def pay(name, model, rows, steps, lr, batch_size=16, virtual=0):
+    """Trains the model and enters what that costs; `virtual` tokens stand in front of each row."""
     moving = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
-    memory = accounting.training_memory(model, batch=batch_size, length=64).peak
+    longest = virtual + max(len(row["input_ids"]) for row in rows)
+    memory = accounting.training_memory(model, batch=batch_size, length=longest).peak
     began = time.process_time()
     training.fit(model, rows, steps=steps, lr=lr, batch_size=batch_size, seed=course.seed)
     seconds = (time.process_time() - began) / steps
@@ -940,17 +946,17 @@ def asked(wording, row):
 for wording in wordings["train"]["classification"][:3]:
     print(wording.split("{input}")[0].strip()[:70], "▸", chat.reply(base, tokenizer, [asked(wording, generated[0])])[0])
 
-# %% [markdown] lang="en" partner="8aa4b8f0"
+# %% [markdown] lang="en" partner="889179f8"
 # The base chats on. A written prompt works as far as the model has learnt to obey one, and this base has not.
 #
 # **Prompt tuning** trains. A few *virtual tokens*, vectors that belong to no word, stand in front of each text, and the
-# gradient moves them. The blocks stay frozen. `peft` starts them from the embeddings of real words. (We let a head score
+# gradient moves them. The blocks stay frozen. Here they start from the embeddings of real words. (We let a head score
 # every token and give the last one the label: exhibit 3 tells why.)
 
-# %% [markdown] lang="zh" partner="79d3126a"
+# %% [markdown] lang="zh" partner="2f089e3a"
 # 基座自顾自地聊。写提示词管不管用，取决于模型有没有学过听从指令，而这个基座没学过。
 #
-# **提示微调**则是训练：在每段文本前面放几个*虚拟词元*，也就是不属于任何词的向量，由梯度来调整它们，各块保持冻结。`peft` 用真实词语的嵌入
+# **提示微调**则是训练：在每段文本前面放几个*虚拟词元*，也就是不属于任何词的向量，由梯度来调整它们，各块保持冻结。这里用真实词语的嵌入
 # 作为起点。（这里让头给每个词元打分，只有最后一个带标签，原因见展品三。）
 
 # %%
@@ -967,7 +973,7 @@ config = PromptTuningConfig(
 )
 tuned["prompt"] = get_peft_model(with_head(AutoModelForTokenClassification, num_labels=2), config)
 in_front = OneLabelARow(tuned["prompt"], lambda labels: {"labels": pad(labels, (VIRTUAL, 0), value=chat.IGNORED)})
-pay("prompt", in_front, review_rows, steps=60, lr=2e-2)
+pay("prompt", in_front, review_rows, steps=60, lr=2e-2, virtual=VIRTUAL)
 
 
 # %%
@@ -988,18 +994,18 @@ for name in classes:
         "hand": share_right(judged_by(model, by_hand), by_hand),
     }
 
-# %% [markdown] lang="en" partner="20418309"
+# %% [markdown] lang="en" partner="1ad08dbf"
 # ## Step 9 · Instruction tuning: one model for all five
 #
 # The fifth method does not choose other parameters, it chooses another *training set*: every task becomes text, with an
-# instruction in front that says what to do. One model, its own head, all five tasks. Six wordings a task are trained on.
-# Two are kept away, to see whether it learns to follow instructions or learns six wordings by heart.
+# instruction around it that says what to do. One model, its own head, all five tasks. Six wordings a task are trained on,
+# two are kept away.
 
-# %% [markdown] lang="zh" partner="c6ebb1b2"
+# %% [markdown] lang="zh" partner="1e738e77"
 # ## 第 9 步 · 指令微调：一个模型做五件事
 #
-# 第五种方法变的不是参数，而是*训练集*：每种任务都写成文本，前面加一句指令说明要做什么。一个模型，用它自己的头，五种任务全包。每种任务用
-# 六种说法训练，另留两种不让它见到，看它学会的是听指令，还是背下了六种说法。
+# 第五种方法变的不是参数，而是*训练集*：每种任务都写成文本，再配上一句指令说明要做什么。一个模型，用它自己的头，五种任务全包。每种任务用
+# 六种说法训练，另留两种不让它见到。
 
 # %%
 WORDS = {"negative": T("word-negative"), "positive": T("word-positive")}
@@ -1072,13 +1078,85 @@ def obeys(model, split, shown=False):
     return means
 
 
-known, unseen = obeys(tuned["instruction"], "train"), obeys(tuned["instruction"], "test", shown=True)
-for task in known:
-    print(f"{T('task-' + task)}: {known[task]:.2f} · {unseen[task]:.2f}")
+# %% [markdown] lang="en" partner="284d19ba"
+# How would one see that the instruction is *read*? Good marks do not show it: a review looks like a review, and whoever
+# has seen the text can guess what is wanted. Wordings never seen do not show it either, for the same reason. So the same
+# inputs are asked a third time, bare, without any instruction.
+
+# %% [markdown] lang="zh" partner="6b3e5597"
+# 怎样才看得出指令真的被*读*了？得分高说明不了：点评一看就是点评，看过文本就猜得到要做什么。换成没见过的说法也说明不了，道理一样。
+# 所以同样的输入再问第三遍：光给输入，不给任何指令。
 
 # %%
-claim("instructions-known", metrics.mean(list(known.values())), at_least=0.2)
-claim("instructions-unseen", metrics.mean(list(unseen.values())) / metrics.mean(list(known.values())), at_least=0.6)
+wordings["none"] = {task: ["{input}"] for task in trials}  # the bare input, without a word about what is wanted
+known, unseen = obeys(tuned["instruction"], "train"), obeys(tuned["instruction"], "test", shown=True)
+bare = obeys(tuned["instruction"], "none")
+print(T("mean-marks"))
+for task in known:
+    print(f"{T('task-' + task)}: {known[task]:.2f} · {unseen[task]:.2f} · {bare[task]:.2f}")
+
+# %%
+average = {
+    name: metrics.mean(list(marks.values())) for name, marks in (("known", known), ("unseen", unseen), ("bare", bare))
+}
+claim("instructions-known", average["known"], at_least=0.2)
+claim("instructions-unseen", average["unseen"] / average["known"], at_least=0.6)
+claim("instructions-bare", average["known"] - average["bare"], at_most=0.1)
+
+# %% [markdown] lang="en" partner="5c738b23"
+# On average the marks are about as high with no instruction at all. So they say that five tasks have been learnt to some
+# degree, and nothing about obedience. (They are low, too: each task has had only its share of the steps.)
+#
+# The clean test is **one input, two instructions**. Reviews are asked for their mood and for their entities, and so are
+# the sentences of step 4. What we count is the form of the reply: one of the two mood words, or lines with labels. A
+# model that looks at the text alone gives one form to each text, so over the four lines it cannot exceed one half.
+
+# %% [markdown] lang="zh" partner="486b141a"
+# 一句指令都不给，平均得分也差不多。可见这些分数只说明五种任务多少学会了一点，和听不听指令无关。（分数也不高：步数由五种任务平分。）
+#
+# 最干净的检验是：**同一个输入，两种指令**。点评既拿来判断好评差评，也拿来找实体；第 4 步的句子也一样。数的是回答的形式：是那两个词之一，
+# 还是一行行带标签的实体。只看文本的模型，对一段文本只有一种形式，所以四行平均下来不会超过一半。
+
+
+# %%
+def form(reply):
+    """What a reply looks like: an answer to "classification", to "entities", or None."""
+    if reply in WORDS.values():
+        return "classification"
+    lines = reply.splitlines()
+    return "entities" if lines and all(line == "-" or line.split(":")[0] in KINDS for line in lines) else None
+
+
+def crossed(model, split):
+    """The texts of two tasks with the wordings of either: share of the replies that have the form asked for."""
+    found = {}
+    for given, task in itertools.product(("classification", "entities"), repeat=2):
+        texts, rows = wordings[split][task], trials[given][:30]
+        replies = chat.reply(model, tokenizer, [asked(texts[i % len(texts)], row) for i, row in enumerate(rows)])
+        found[f"{given} > {task}"] = metrics.mean([form(reply) == task for reply in replies])
+    return found
+
+
+# %%
+cross = {split: crossed(tuned["instruction"], split) for split in ("train", "test")}
+for pair in cross["train"]:
+    given, task = (T(f"task-{name}") for name in pair.split(" > "))
+    print(T("crossed").format(given=given, task=task, known=cross["train"][pair], unseen=cross["test"][pair]))
+form_kept = {split: metrics.mean(list(shares.values())) for split, shares in cross.items()}
+claim("two-instructions", form_kept["train"], at_least=0.65)
+claim("two-instructions-unseen", form_kept["train"] - form_kept["test"], at_least=0.1)
+
+
+# %% tags=["stored"]
+def over(marks):
+    """The mean of a dictionary's values."""
+    return metrics.mean(list(marks.values()))
+
+
+claim("seeds-bare", max(over(run["known"]) - over(run["bare"]) for run in stored["runs"]), at_most=0.1)
+claim("seeds-two-instructions", min(over(run["cross"]["train"]) for run in stored["runs"]), at_least=0.65)
+lost = [over(run["cross"]["train"]) - over(run["cross"]["test"]) for run in stored["runs"]]
+claim("seeds-two-instructions-unseen", min(lost), at_least=0.1)
 
 
 # %%
@@ -1094,19 +1172,22 @@ results["instruction"] = {
     "hand": share_right(told(tuned["instruction"], by_hand, "train"), by_hand),
 }
 
-# %% [markdown] lang="en" partner="d3940ac2"
-# With wordings that it never saw it keeps most of its marks. But read the replies above: now and then it takes one task
-# for another, and each task has had only its share of the steps, so the marks are low. Six wordings and a small base
-# teach a little obedience. It is enough for *written* prompts to begin to work: that is what instruction tuning is for.
+# %% [markdown] lang="en" partner="87319a46"
+# So the instruction is read, where it is one of those trained on: the same text gets another reply. With wordings that the
+# model never saw, most of that is gone, and the text decides again what is done: among the replies printed above, which
+# are to such wordings, not all do what was asked. The marks hid much of the difference, since the text alone is often
+# enough. Six wordings on a small base teach six wordings. For instructions that anybody may word, models are tuned on
+# hundreds of tasks, and they are far larger.
 #
 # ## The bill
 #
 # Which blocks move? The picture is drawn from `requires_grad`, not from memory: grey is frozen, orange moves, a stripe is
 # a pair of LoRA matrices beside a frozen block.
 
-# %% [markdown] lang="zh" partner="d665cf83"
-# 换成从没见过的说法，得分大部分保住了。不过读读上面的回答：它时不时会把一种任务当成另一种；步数由五种任务平分，得分也就不高。
-# 六种说法、一个小基座，只能教会一点“听从指令”，但已经足够让*写提示词*开始管用：指令微调就是为了这个。
+# %% [markdown] lang="zh" partner="d84f45ed"
+# 可见只要是训练用过的说法，指令确实被读了：同一段文本，回答跟着指令变。换成没见过的说法，这种本领就丢了大半，做什么又由文本说了算：
+# 上面打印的回答对应的就是这些说法，并不是每一条都照办了。得分把这个差别掩盖了大半，因为光看文本往往就够了。六种说法、一个小基座，
+# 学会的就是这六种说法。要让人随便怎么说都听得懂，得用成百上千种任务来调，模型也要大得多。
 #
 # ## 账单
 #
@@ -1180,18 +1261,20 @@ claim("prompt-numbers", bill["prompt"]["trained"], equals=VIRTUAL * width + 2 * 
 claim("methods-learn", min(results[name]["generated"] for name in classes), at_least=0.75)
 claim("methods-by-hand", max(results[name]["hand"] for name in classes), at_most=0.65)
 
-# %% [markdown] lang="en" partner="89be1fba"
-# The bytes are those of what moved, and they differ by far more than anything else. The scores on generated reviews differ
-# much less, and on reviews by hand no method helps: where the engine is too weak, the choice of a method does not matter.
-# (The instruction model saw fewer reviews, in batches half as large of longer rows: compare its seconds with that in mind.)
+# %% [markdown] lang="en" partner="ac0c52a2"
+# The bytes are those of what moved, and these two columns differ by far more than the others. The scores on generated
+# reviews differ much less, and on reviews by hand no method helps: where the engine is too weak, the choice of a
+# method does not matter. (The instruction model saw fewer reviews, in batches half as large of longer rows: compare
+# its seconds and memory with that in mind.)
 #
 # ### "Prompt tuning costs least"
 #
 # In what?
 
-# %% [markdown] lang="zh" partner="670c56c2"
-# 字节数只算动过的部分，相差比其他各列都大得多。在生成的点评上，得分的差距就小了；在人写的点评上，哪种方法都帮不上忙：引擎太弱的时候，
-# 选什么方法都不要紧。（指令模型见到的点评更少，批大小减半，每行却更长：比较它的秒数时要记得这一点。）
+# %% [markdown] lang="zh" partner="0354ecbb"
+# 字节数只算动过的部分；参数量和字节这两列，相差比其他各列都大得多。在生成的点评上，得分的差距就小了；在人写的点评上，哪种方法
+# 都帮不上忙：引擎太弱的时候，
+# 选什么方法都不要紧。（指令模型见到的点评更少，批大小减半，每行却更长：比较它的秒数和内存时要记得这一点。）
 #
 # ### “提示微调成本最低”
 #
@@ -1203,25 +1286,29 @@ claim("lora-file", lora["bytes"] / full["bytes"], at_most=0.1)
 claim("prompt-file", prompt["bytes"] / lora["bytes"], at_most=0.1)
 claim("article-prompt-cheapest-bytes", prompt["bytes"] / head["bytes"], at_most=1, expected=False)
 claim("article-prompt-cheapest-memory", prompt["memory"] / head["memory"], at_most=1, expected=False)
+claim("prompt-memory", prompt["memory"] / lora["memory"], at_most=1)
 claim("prompt-no-faster", prompt["seconds"] / full["seconds"], at_least=0.5)
+claim("head-cheapest", max(head[key] / min(lora[key], full[key], prompt[key]) for key in head), at_most=0.6)
 
-# %% [markdown] lang="en" partner="cc329374"
-# Against LoRA, yes: a far smaller file. In memory and time, no. To reach the virtual tokens the gradient has to pass
-# through every block, and the prompt has made the texts longer. Cheapest by every measure here is the method called
-# "simple": the new head, since no gradient enters the blocks. What prompt tuning saves is storage: thousands of tasks on
-# one base. And it wants a large base, as lesson 04 shows.
+# %% [markdown] lang="en" partner="92101f4b"
+# Against LoRA, in the file, by far, and a little in memory; a step takes about as long. Against everything, no. To reach the
+# virtual tokens the gradient has to pass through every block, and the prompt has made the texts longer. Cheapest by every
+# measure here is the method called "simple": the new head, since no gradient enters the blocks. What prompt tuning saves is
+# storage: thousands of tasks on one base. And it wants a large base, as lesson 04 shows.
 #
-# The other lines of the table: *full is good and expensive*: it learns whatever can be learnt, and is dearest in bytes
-# and memory. *PEFT is efficient*: in bytes and memory; a step takes nearly as long. *Instruction tuning follows
-# instructions*: it does, and it says nothing about how many parameters move; one can do it with LoRA.
+# The other lines of the table: *full is good and expensive*: it learns whatever can be learnt, and is dearest in
+# bytes, and in memory where the rows are the same. *PEFT is efficient*: in bytes and memory; a step takes nearly as
+# long. *Instruction tuning follows instructions*: here, those it was trained on. And it says nothing about how many
+# parameters move; one can do it with LoRA.
 
-# %% [markdown] lang="zh" partner="f5b94ccb"
-# 和 LoRA 比，文件确实小得多。内存和时间却不省：梯度要到达虚拟词元，必须穿过每一个块，而文本又因为提示变长了。
-# 这里各项都最便宜的，是那个“简单”的方法：只训练新的头，因为梯度根本不进那些块。提示微调省的是存储：一个基座可以带成千上万个任务。
+# %% [markdown] lang="zh" partner="dc5d2888"
+# 和 LoRA 比，文件确实小得多，内存也略省，每一步的时间差不多。说它样样最低，却不对：梯度要到达虚拟词元，必须穿过每一个块，
+# 而文本又因为提示变长了。这里各项都最便宜的，是那个“简单”的方法：只训练新的头，因为梯度根本不进那些块。提示微调省的是存储：
+# 一个基座可以带成千上万个任务。
 # 而且它需要大的基座，第 04 课会看到。
 #
-# 其余几行：*全量微调性能好、成本高*：能学会的它都学得会，字节和内存也最贵。*PEFT 效率高*：省在字节和内存上，每一步的时间差不多。
-# *指令微调让模型听指令*：确实如此，但它没有规定动多少参数，用 LoRA 也能做指令微调。
+# 其余几行：*全量微调性能好、成本高*：能学会的它都学得会；字节最多，数据相同时内存也最多。*PEFT 效率高*：省在字节和内存上，每一步的时间差不多。
+# *指令微调让模型听指令*：在这里，只听训练用过的那些。它也没有规定动多少参数，用 LoRA 同样能做指令微调。
 
 # %% [markdown] lang="en" partner="11f867ab"
 # ## Step 10 · The same reviews, a real encoder
@@ -1256,53 +1343,65 @@ for name in ("bag_of_words", "frozen"):
     print(T("difference").format(name=T(f"encoder-{name}"), **minilm[f"lora_minus_{name}"]))
 claim("minilm-over-ours", minilm["lora"]["mean"] - rows["ours"][0], at_least=0.1)
 claim("minilm-over-words", minilm["lora_minus_bag_of_words"]["mean"], at_least=0.02)
-claim("minilm-in-doubt", minilm["lora_minus_bag_of_words"]["low"], at_most=0.08)
+claim("minilm-in-doubt", minilm["lora_minus_bag_of_words"]["low"], at_most=0.01)
+claim("minilm-short-of-eight", minilm["lora_minus_bag_of_words"]["mean"], at_most=0.08)
+claim("frozen-no-better", minilm["frozen"]["mean"] - minilm["bag_of_words"]["mean"], at_most=0)
 
-# %% [markdown] lang="en" partner="4f958c72"
-# Same task, rows of the same kind: with a pre-training that fits, fine-tuning works. But look at the rivals. Bags of
-# words come close, and the interval of the lead over them is wide: two hundred rows, full of dry humour, teach little.
-# The frozen vectors do no better than the words. They were trained to bring texts of one *topic* together, and mood is
-# another matter. That is what LoRA had to learn.
+# %% [markdown] lang="en" partner="338c2c9c"
+# (The line of the travel base spans five seeds; the others are 95 % intervals over the test reviews.) Same task, rows
+# of the same kind: with a pre-training that fits, fine-tuning works. But look at the rivals. Bags of words come
+# close. Before the runs we had asked for a lead of eight points over them; on average it is smaller, and its interval
+# begins next to zero: two hundred rows, full of dry humour, teach little. The frozen vectors do no better than the
+# words. They were trained to bring texts of one *topic* together, and mood is another matter. That is what LoRA had
+# to learn.
 #
-# Two traps lay on the way. MiniLM's *pooler* layer was hardly trained, and the stock classification class puts the head
-# on it: take the mean of the token vectors. And the new head needs a rate of its own, higher than that of LoRA; with one
-# rate for both, a comparison of methods becomes a comparison of heads.
+# Two settings were fixed beforehand, and what others would have done is not measured here. A review's vector is the mean
+# of its token vectors, as MiniLM's makers take it, not the output of the *pooler*, on which the stock classification
+# class puts its head. And the new head, which starts from random numbers, has ten times the rate of LoRA.
 
-# %% [markdown] lang="zh" partner="4206b271"
-# 同样的任务，同一类数据：预训练对路，微调就管用。不过也要看看对手。词袋追得很近，领先幅度的区间很宽：只有二百条，又满是冷幽默，
+# %% [markdown] lang="zh" partner="49857e7c"
+# （travel-base 的横线是五个种子的范围，其余是在测试点评上的 95% 区间。）同样的任务，同一类数据：预训练对路，微调就管用。不过也要看看
+# 对手。词袋追得很近。运行之前，我们要求领先词袋八个百分点；平均下来没有达到，区间的下端几乎就是零：只有二百条，又满是冷幽默，
 # 能教会的不多。冻结的句向量并不比词袋强：它当初学的是把*话题*相近的文本放在一起，而情感是另一回事，这正是 LoRA 要学的东西。
 #
-# 这里还有两个坑。MiniLM 的 *pooler* 层几乎没有训练过，而现成的分类类恰好把头接在它上面：应当改用词元向量的平均。新的头还要有自己的学习率，
-# 比 LoRA 的高；两者共用一个学习率，比较方法就成了比较头。
+# 有两项设置是事先定好的，换一种会怎样，这里没有测。一条点评的向量取词元向量的平均，MiniLM 的作者就是这样用的，而不是取 *pooler* 的输出
+# （现成的分类类会把头接在 pooler 上）。新的头从随机数开始，学习率是 LoRA 的十倍。
 
-# %% [markdown] lang="en" partner="3799fea0"
+# %% [markdown] lang="en" partner="8cb47c49"
 # ## Step 11 · Task and method, chosen together
 #
 # The article's example: travel questions, LoRA, an answer in JSON. Could another pair have done it? A head cannot write,
-# it only chooses among labels. The other ways can be asked, and lesson 01 has stored what two of them reach.
+# it only chooses among labels. The others can write. Two of them are asked here, on 32 of the test questions; for the
+# others, lessons 01 and 04 have stored what five seeds reach on more of these questions.
 
-# %% [markdown] lang="zh" partner="b96bb3c7"
+# %% [markdown] lang="zh" partner="ec725c34"
 # ## 第 11 步 · 任务和方法一起选
 #
-# 常见的例子是：旅游问答，用 LoRA，回答写成 JSON。换一种组合行不行？头不会写字，只会在给定的标签里选。其余的方法可以直接问一问，
-# 其中两种的成绩，第 01 课已经存下来了。
+# 常见的例子是：旅游问答，用 LoRA，回答写成 JSON。换一种组合行不行？头不会写字，只会在给定的标签里选。其余的都会写：有两种就在这里问，
+# 用 32 道测试题；另外几种，第 01 课和第 04 课已经存下了五个种子的成绩，问的题更多。
 
 # %%
 import json
 
 from tunelab.paths import course_file
 
-lesson_01 = json.loads(course_file("assets", "results", "lesson_01.json").read_text(encoding="utf-8"))
+elsewhere = {
+    n: json.loads(course_file("assets", "results", f"lesson_{n}.json").read_text("utf-8")) for n in ("01", "04")
+}
 questions = data.load("questions", LANG, "test").select(range(0, 768, 24))
 in_json = [T("in-json").format(question=question) for question in questions["question"]]
 way = {"prompt-written": metrics.score_json(chat.reply(base, tokenizer, in_json), questions)}
 way["instruction"] = metrics.score_json(chat.reply(tuned["instruction"], tokenizer, in_json), questions)
 way = {name: {key: metrics.mean(found[key]) for key in ("valid", "answer")} for name, found in way.items()}
+kinds = ("methods", "prompt", LANG)
+soft_prompts = [r for r in elsewhere["04"]["runs"] if (r["part"], r.get("method"), r["lang"]) == kinds]
+chosen = {"prompt": soft_prompts}
 for method in ("full", "lora"):
-    chosen = [
-        r[half] for r in lesson_01["runs"] if (r["method"], r["lang"]) == (method, LANG) for half in ("seen", "unseen")
-    ]
-    way[method] = {key: metrics.mean([run[key] for run in chosen]) for key in ("valid", "answer")}
+    found = [r for r in elsewhere["01"]["runs"] if (r["method"], r["lang"]) == (method, LANG)]
+    chosen[method] = [r[half] for r in found for half in ("seen", "unseen")]
+way |= {
+    name: {key: metrics.mean([r[key] for r in rows]) for key in ("valid", "answer")} for name, rows in chosen.items()
+}
 
 # %%
 head_row = f"| {T('method-head')} | {T('cannot-write')} | | |"
@@ -1312,16 +1411,18 @@ lines = [
     head_row,
 ]
 sizes = {"prompt-written": 0, **{name: bill[name]["bytes"] for name in ("instruction", "full", "lora")}}
+sizes["prompt"] = 4 * soft_prompts[0]["trained"]  # four bytes a number
 for name, found in way.items():
     lines.append(f"| {T('method-' + name)} | {found['valid']:.0%} | {found['answer']:.0%} | {sizes[name]:,} |")
 Markdown("\n".join(lines))
 
 # %%
 claim("json-by-asking", way["prompt-written"]["valid"], at_most=0.05)
+claim("json-by-soft-prompt", max(run["valid"] for run in soft_prompts), at_most=0.05)
 claim("json-by-lora", way["lora"]["valid"], at_least=0.95)
 claim("lora-as-good", way["lora"]["answer"] - way["full"]["answer"], at_least=-0.05)
 
-# %% [markdown] lang="en" partner="33495cb7"
+# %% [markdown] lang="en" partner="242d3e82"
 # | you need | task form | method to try first |
 # |---|---|---|
 # | one of a few labels | classification | bags of words as the bar; then LoRA on an encoder |
@@ -1332,9 +1433,10 @@ claim("lora-as-good", way["lora"]["answer"] - way["full"]["answer"], at_least=-0
 # | thousands of tasks, a large base | any | soft prompts or small adapters |
 #
 # The example's choice holds: JSON has to be *written*, the form must be trained, and LoRA reaches what full fine-tuning
-# reaches with a file less than a tenth in size.
+# reaches with a file less than a tenth in size. The soft prompt has the smallest file and writes no JSON on this base;
+# lesson 04 looks for the reason.
 
-# %% [markdown] lang="zh" partner="a0f9e615"
+# %% [markdown] lang="zh" partner="63e479e4"
 # | 你需要 | 任务形式 | 先试的方法 |
 # |---|---|---|
 # | 几个标签里选一个 | 分类 | 先用词袋立一条线；再用 LoRA 调编码器 |
@@ -1344,7 +1446,8 @@ claim("lora-as-good", way["lora"]["answer"] - way["full"]["answer"], at_least=-0
 # | 一个模型做许多任务 | 指令 | 指令微调，内存紧就用 LoRA 来做 |
 # | 成千上万个任务，基座又大 | 都行 | 软提示或小适配器 |
 #
-# 例子里的选择站得住：JSON 要*写*出来，格式必须训练，而 LoRA 达到了全量微调的水平，文件不到它的十分之一。
+# 例子里的选择站得住：JSON 要*写*出来，格式必须训练，而 LoRA 达到了全量微调的水平，文件不到它的十分之一。软提示的文件最小，
+# 可是在这个基座上写不出 JSON，原因第 04 课再找。
 
 # %% [markdown] lang="en" partner="999d0ac8"
 # ## What should my loss be?
@@ -1383,17 +1486,17 @@ lazy = [["O"] * len(tags) for tags in truth]  # it finds nothing, ever
 claim("lazy-accuracy", metrics.mean([tag == "O" for tags in truth for tag in tags]), at_least=0.55)
 claim("lazy-f1", f1(lazy, mentions), equals=0.0)
 
-# %% [markdown] lang="en" partner="0e63388b"
+# %% [markdown] lang="en" partner="dcd63073"
 # Most words are outside every mention, so a tagger that has learnt nothing is right most of the time. *The repair*: score
 # mentions (span F1), and always score the silent tagger, too.
 #
-# **Exhibit 2.** To save memory a colleague cuts the dialogues to a fixed length. The loss is fine, the clerk does
-# not stop talking.
+# **Exhibit 2.** To save memory a colleague cuts the dialogues to a fixed length. The training runs, and its loss is a
+# number like any other. What was lost?
 
-# %% [markdown] lang="zh" partner="a84d1920"
+# %% [markdown] lang="zh" partner="f0e2c5b7"
 # 大多数词都在实体之外，什么都没学会的模型也大半是“对”的。*修理方法*：按实体打分（实体级 F1），并且永远给“一声不吭”的模型也打一次分。
 #
-# **展品二**。为了省内存，同事把对话截到固定长度。损失正常，咨询员却说个没完。
+# **展品二**。为了省内存，同事把对话截到固定长度。训练照跑，损失看上去也没什么异样。丢掉了什么？
 
 
 # %%
@@ -1410,16 +1513,17 @@ cut = [{name: values[:64] for name, values in row.items()} for row in dialogue_r
 claim("cut-refused", metrics.mean([refused(row) for row in cut]), at_least=0.2)
 claim("whole-refused", metrics.mean([refused(row) for row in dialogue_rows]), equals=0.0)
 
-# %% [markdown] lang="en" partner="2005b27a"
-# What is cut off is the end of an answer, and there stands the stop token; in some rows no answer is left at all. *The
+# %% [markdown] lang="en" partner="8593c643"
+# What is cut off is the end of an answer, and there stands the stop token: these rows train the model to begin an answer
+# and not to end it. In some rows no answer is left at all. *The
 # repair*: drop whole turns or raise the limit, and run the inspector over every row before training. (`chat.encode` cuts
 # nothing.)
 #
 # **Exhibit 3.** A soft prompt in front of the stock sequence classifier. One review alone gets a score. In a batch, next
 # to a longer one, it gets another.
 
-# %% [markdown] lang="zh" partner="31145841"
-# 被截掉的是回答的末尾，而结束符就在那里；有的行里连一句回答都不剩。*修理方法*：整轮整轮地删，或者放宽长度上限，训练前用检查器把每一行都过一遍。
+# %% [markdown] lang="zh" partner="8d7a07e8"
+# 被截掉的是回答的末尾，而结束符就在那里：这些行只教模型怎样开口，不教它怎样收尾；有的行里连一句回答都不剩。*修理方法*：整轮整轮地删，或者放宽长度上限，训练前用检查器把每一行都过一遍。
 # （`chat.encode` 不会截断。）
 #
 # **展品三**。把软提示放在现成的序列分类模型前面。一条点评单独送进去，得一个分；和更长的点评放在同一批里，得另一个分。
@@ -1494,7 +1598,7 @@ def dialogue_labels(ids, speakers):
     return [i if speaker == "assistant" else -100 for i, speaker in zip(ids, speakers, strict=True)]
 
 
-# %% [markdown] lang="en" partner="499622bd"
+# %% [markdown] lang="en" partner="ea753cec"
 # ## Recap
 #
 # - A task is a form: where the labels stand. The backbone can stay the same; a new head is a few hundred numbers.
@@ -1502,16 +1606,18 @@ def dialogue_labels(ids, speakers):
 # - Compare with something that needs no model, and test on rows that people wrote. A generator's held-out set tests the generator.
 # - The five "methods" are answers to different questions: which numbers move (full, LoRA, soft prompt, head), and on what
 #   (instructions).
+# - Whether an instruction is read, only one input with two instructions can show. Good marks do not.
 # - Cheap in bytes, in memory and in time are three things. The new head wins all three, where it suffices.
 # - No method replaces pre-training that fits.
 
-# %% [markdown] lang="zh" partner="60ec1dff"
+# %% [markdown] lang="zh" partner="66c93f69"
 # ## 小结
 #
 # - 任务是一种形式：标签放在哪里。主干可以不变，新的头不过几百个数。
 # - 因果主干只往左看：问题放在材料前面，标签放在词的最后一个词元，结论放在全文的最后一个词元。
 # - 要和不用模型的基线比，要在人写的数据上测。生成器的留出集考的是生成器。
 # - 五种“方法”回答的不是同一个问题：训练哪些参数（全量、LoRA、软提示、头），以及用什么数据（指令）。
+# - 指令有没有被读到，要用同一个输入配两种指令来检验；得分高说明不了。
 # - 省字节、省内存、省时间是三回事。新的头三样都省，只要它够用。
 # - 预训练不对路，什么方法都补不上。
 

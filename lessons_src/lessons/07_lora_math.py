@@ -124,19 +124,27 @@ claim("toy-parameters", [lora_params(d, k, 1), lora_params(d, k, 2)], equals=[10
 claim("break-even", d * k / (d + k), close_to=(2.4, 1e-9))
 claim("wide-layer", lora_params(4096, 4096, 8) / 4096**2, equals=1 / 256)
 
-# %% [markdown] lang="en" partner="7f8bf487"
-# One more property, for later. Put any invertible $r \times r$ matrix $G$ between the factors: $(AG)(G^{-1}B)$ is the
-# same $\Delta W$. The product means something, the factors by themselves do not. Never compare two adapters by their `A`.
-#
+# %% [markdown] lang="en" partner="abf619f2"
+# One more property. Put any invertible $r \times r$ matrix $G$ between the factors: $(AG)(G^{-1}B)$ is the same
+# $\Delta W$. The product means something, the factors by themselves do not. Never compare two adapters by their `A`.
+
+# %% [markdown] lang="zh" partner="4a652050"
+# 还有一条性质：在两个因子之间塞进任意可逆的 $r \times r$ 矩阵 $G$，$(AG)(G^{-1}B)$ 还是同一个 $\Delta W$。有意义的是
+# 乘积，单独的因子没有意义。不要拿两个适配器的 `A` 去比较。
+
+# %%
+G = torch.tensor([[2.0, 1], [1, 1]])  # (r, r)
+other_A, other_B = A2 @ G, torch.linalg.inv(G) @ B2
+claim("same-product", (other_A @ other_B - A2 @ B2).abs().max(), at_most=1e-4)
+claim("other-factors", (other_A - A2).abs().max(), at_least=1.0)
+
+# %% [markdown] lang="en" partner="266ae404"
 # ## Step 2 · Two ways to write it
 #
 # Textbooks put the input on the left, $y = x(W + AB)$. PyTorch stores a weight as `(out, in)` and computes
 # $y = Wx$ on columns, so there the same update reads `lora_B @ lora_A`. Nothing has changed but a transpose.
 
-# %% [markdown] lang="zh" partner="b6bc88aa"
-# 还有一条性质，后面要用：在两个因子之间塞进任意可逆的 $r \times r$ 矩阵 $G$，$(AG)(G^{-1}B)$ 还是同一个 $\Delta W$。有意义的是
-# 乘积，单独的因子没有意义。不要拿两个适配器的 `A` 去比较。
-#
+# %% [markdown] lang="zh" partner="88a31bde"
 # ## 第 2 步 · 两种写法，同一个乘积
 #
 # 教科书把输入写在左边：$y = x(W + AB)$。PyTorch 的权重按 `(out, in)` 存放，相当于对列向量算 $y = Wx$，于是同一个更新写成
@@ -613,7 +621,7 @@ claim("loss-at-4", improvement[RANKS.index(4)].item(), at_least=0.85)
 claim("answers-at-4", (judged[RANKS.index(4), 2] / whole[2]).item(), at_most=0.5)
 claim("json-at-8", judged[RANKS.index(8), 1].item(), at_least=0.8)
 
-# %% [markdown] lang="en" partner="af007f2c"
+# %% [markdown] lang="en" partner="0721bced"
 # Go through the curves. The *loss* says that all is there after a handful of terms. It is a mean over tokens, and most tokens of an
 # answer are form: braces, keys, a name copied from the question. The *form* comes next: with eight terms the JSON is valid. The
 # *right answers* come last; they hang on a few tokens, and on the tail.
@@ -621,21 +629,22 @@ claim("json-at-8", judged[RANKS.index(8), 1].item(), at_least=0.8)
 # So "the update has low rank" is half true. It is far more concentrated than chance, and what it teaches first, the form, is
 # indeed of low rank. But cut it, and you lose what matters while the loss hardly moves.
 #
-# Does LoRA of rank 8 then lose the answers, too? No: it is trained at that rank and looks for an update of its own, not for
-# this cut (Step 5). In every one of the stored seeds, after as few steps as here, it answers more questions right than the cut
-# of the same rank; lesson 08 trains it for longer. Below, the range of five seeds (`make experiments`) for the spectra, then
+# Does LoRA of rank 8 then lose the answers, too? Not these: it is trained at that rank and looks for an update of its own, not
+# for this cut (Step 5). In every one of the stored seeds, after as few steps as here, it answers more questions right than the
+# cut of the same rank. After so few steps it does not always reach full fine-tuning (compare the last two ranges below);
+# lesson 08 trains both for longer. Below, the range of five seeds (`make experiments`) for the spectra, then
 # for the right answers.
 
-# %% [markdown] lang="zh" partner="7454947b"
+# %% [markdown] lang="zh" partner="b1746fb5"
 # 逐条来看。*损失*说：有几项就全齐了。可它是对词元取的平均，而答案里的词元大多是格式：花括号、键名、从问题里抄来的地名。接着到位的是
 # *格式*：八项时 JSON 就合法了。*答对*来得最晚：它取决于少数几个词元，取决于那条尾巴。
 #
 # 所以“更新量是低秩的”只对了一半。它远比随机情形集中，它最先教会的东西，也就是格式，的确是低秩的。但若把它截断，丢掉的恰恰是要紧的，
 # 而损失几乎不动。
 #
-# 那么秩 8 的 LoRA 也会丢掉答案吗？不会：它就在这个秩上训练，找的是自己的更新量，不是这个截断（第 5 步）。在存储的每一个种子里，
-# 训练步数和这里一样少，它答对的题都比同秩的截断多；第 08 课会训练得更久。下面是五个种子（`make experiments`）的范围，先是谱，再是
-# 正确率。
+# 那么秩 8 的 LoRA 也会丢掉这些答案吗？不会：它就在这个秩上训练，找的是自己的更新量，不是这个截断（第 5 步）。在存储的每一个种子里，
+# 训练步数和这里一样少，它答对的题都比同秩的截断多。步数这么少时，它不一定赶得上全量微调（比较下面最后两行的范围）；第 08 课把两者
+# 都训练得更久。下面是五个种子（`make experiments`）的范围，先是谱，再是正确率。
 
 # %%
 import json
@@ -1088,6 +1097,7 @@ picture = torch.where(height > ridge, 0.25 + 0.3 * height, 0.95 - 0.4 * height)
 picture = torch.where((height - 0.16) ** 2 + 4 * (across - 0.22) ** 2 < 0.012, 1.2, picture)  # the sun
 picture = torch.where(height > 0.74, 0.6 + 0.12 * torch.sin(90 * height + 3 * across), picture)  # a lake
 real = updates["model.layers.1.self_attn.k_proj.weight"].cpu()
+claim("picture-at-1", energy(torch.linalg.svdvals(picture), 1), at_least=0.95)
 
 
 # %%

@@ -501,14 +501,14 @@ for ef in (10, 20, 50, 100):
 claim("recall-with-patience", grade(index, sought, truth, 50)[0], at_least=0.97)
 claim("less-work", grade(index, sought, truth, 10)[1] / len(cloud), at_most=0.15)
 
-# %% [markdown] lang="en" partner="62e582d3"
+# %% [markdown] lang="en" partner="7c05a6c0"
 # A fraction of the comparisons, and most of the neighbours. Is it the same algorithm as the one in the libraries?
 # `hnswlib` is the C++ original. It is optional here, since on many machines it has to be compiled; without it, only the
-# stored comparison below is shown. Same vectors, same parameters:
+# stored comparison below is shown. Same vectors, same parameters, and then the stored differences at every size:
 
-# %% [markdown] lang="zh" partner="e1407b19"
+# %% [markdown] lang="zh" partner="9a6f5df9"
 # 只做一小部分比较，就找回了大部分近邻。这和库里的算法是一回事吗？`hnswlib` 是 C++ 写的原版。它在这里是可选的，因为许多机器上
-# 要现场编译；没有安装的话，就只看后面存储的对比。同样的向量、同样的参数：
+# 要现场编译；没有安装的话，就只看后面存储的对比。同样的向量、同样的参数；随后是各个规模上存储的差：
 
 # %%
 try:
@@ -557,12 +557,33 @@ def average(rows, column):
     return metrics.mean([row[column] for row in rows])
 
 
-apart = [
-    average(stored_rows("growth", method="own", ef=ef, n=2000), "recall")
-    - average(stored_rows("growth", method="hnswlib", ef=ef, n=2000), "recall")
-    for ef in stored["efs"]
-]
-claim("as-hnswlib", max(map(abs, apart)), at_most=0.01)
+def gaps(n, ef):
+    """Our stored recall minus hnswlib's, one number a seed."""
+    ours, theirs = (stored_rows("growth", method=method, ef=ef, n=n) for method in ("own", "hnswlib"))
+    return [one["recall"] - other["recall"] for one, other in zip(ours, theirs, strict=True)]
+
+
+print(T("gap-head").format(efs=stored["efs"]))
+for n in stored["sizes"]:
+    print(f"{n:>6,} ({len(gaps(n, 10))})", *(f"{metrics.mean(gaps(n, ef)):+.3f}" for ef in stored["efs"]))
+
+# %%
+up_to_10k = [abs(metrics.mean(gaps(n, ef))) for n in stored["sizes"] if n <= 10_000 for ef in stored["efs"]]
+beyond = [gap for n in stored["sizes"] if n > 10_000 for ef in stored["efs"] for gap in gaps(n, ef)]
+claim("as-hnswlib", max(up_to_10k), at_most=0.01)
+claim("hnswlib-ahead-beyond", -min(beyond), between=(0.01, 0.03))
+claim("one-seed-is-no-mean", max(map(abs, gaps(10_000, 10))), at_least=0.02)
+
+# %% [markdown] lang="en" partner="4500a640"
+# Up to ten thousand vectors the two agree to a hundredth, as means over three to five seeds. Beyond that there is one seed
+# for each size, and ours finds *less* at the smaller values of `ef`, by up to 0.025. Is that the size, or chance? One seed
+# cannot tell: at ten thousand one seed is 0.03 apart (in our favour), while the mean of the three is below 0.01. So we claim a
+# hundredth up to ten thousand vectors, and nothing beyond.
+
+# %% [markdown] lang="zh" partner="59699c09"
+# 一万个向量以内，按三到五个种子的平均，两者相差不到百分之一。再往上每个规模只有一个种子，而且 `ef` 较小时我们找到的*更少*，最多少 0.025。
+# 这是规模造成的，还是碰巧？一个种子说明不了：在一万个向量上，有一个种子就差了 0.03（我们占优），而三个种子平均不到 0.01。
+# 所以我们只说：一万个以内相差不到百分之一；再往上，不下结论。
 
 # %% [markdown] lang="en" partner="21798224"
 # ### Take a part away
@@ -920,9 +941,9 @@ for spoken, written in (("en", "en"), ("zh", "zh"), ("en", "zh")):
 # %%
 print(T("retrieval-head"))
 for (spoken, written, name, kind), rank in results.items():
-    mean, low, high = metrics.bootstrap(rank == 1)
-    numbers = f"{mean:4.0%} ({low:4.0%} – {high:4.0%}) · {(rank <= 5).mean():4.0%} · {(1 / rank).mean():.2f}"
-    print(f"{spoken} → {written} · {name:14} · {T(kind)} · {numbers}")
+    hit, recall, mrr = (metrics.bootstrap(values) for values in (rank == 1, rank <= 5, 1 / rank))
+    shares = " · ".join(f"{mean:4.0%} ({low:4.0%} – {high:4.0%})" for mean, low, high in (hit, recall))
+    print(f"{spoken} → {written} · {name:14} · {T(kind)} · {shares} · {mrr[0]:.2f} ({mrr[1]:.2f} – {mrr[2]:.2f})")
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 2.6), sharey=True)
@@ -943,6 +964,7 @@ def gain(spoken, written, better, worse, kind="paraphrase"):
     return metrics.bootstrap(one.astype(float) - other)[1]
 
 
+claim("minilm-on-paraphrases", metrics.mean(results["en", "en", "minilm", "paraphrase"] == 1), between=(0.3, 0.5))
 claim("minilm-beats-letters", gain("en", "en", "minilm", "tfidf-svd"), at_least=0.1)
 claim("minilm-no-chinese", gain("zh", "zh", "minilm", "tfidf-svd"), at_most=0)
 claim("distilled-beats-letters", gain("zh", "zh", embedder.name, "tfidf-svd"), at_least=0.01)
@@ -955,18 +977,20 @@ claim(
 )
 claim("letters-do-for-keywords", metrics.mean(results[LANG, LANG, "tfidf-svd", "keyword"] == 1), at_least=0.8)
 
-# %% [markdown] lang="en" partner="cf5e47f0"
+# %% [markdown] lang="en" partner="f6d5d9bc"
 # MiniLM reads English meaning and no Chinese. The course's encoder is a tenth of its size and weaker in English; but it
 # reads both languages, and finds Chinese passages for English questions. Letters hardly find a paraphrase. And
 # on keyword questions everybody looks splendid in a language that it reads, which is why a demonstration with keywords
-# proves nothing. Even the best is wrong more often than right on the paraphrases, so return several: recall@5 is far
-# above hit@1.
+# proves nothing. For models such as MiniLM 85 % and more are often quoted, on question sets of other kinds; on these
+# paraphrases it is 40 %. A figure belongs to its questions: measure on yours. Even the best is wrong more often than right here, so
+# return several: recall@5 is far above hit@1.
 #
 # ## Step 6 · Update
 
-# %% [markdown] lang="zh" partner="7106b3db"
+# %% [markdown] lang="zh" partner="abd37360"
 # MiniLM 读得懂英文，读不懂中文。课程自带的编码器只有它的十分之一大，英文不如它，但两种语言都懂，还能用英文问题找到中文资料。
 # 只看字形，换个说法就几乎找不到了。而关键词问题，只要语言对得上，谁都答得漂亮，所以用关键词做的演示什么也说明不了。
+# MiniLM 这类模型常被引用的成绩是 85% 以上，那是在别的问题集上；在这些换说法的问题上只有 40%。成绩是和问题集连在一起的，要用自己的问题来测。
 # 遇到换说法的问题，最好的编码器也是错的比对的多，所以要多返回几条：recall@5 远高于 hit@1。
 #
 # ## 第 6 步 · 更新
@@ -1156,6 +1180,11 @@ plain_letters.add(ids=names, embeddings=letters.encode(texts))
 nowhere = plain_letters.query(query_embeddings=lost, n_results=3)
 claim("zero-vector", nowhere["distances"][0], equals=[1.0, 1.0, 1.0])
 claim("nan-answered", len(plain_letters.query(query_embeddings=lost * np.nan, n_results=3)["ids"][0]), equals=3)
+try:
+    plain_letters.add(ids=["nan"], embeddings=lost * np.nan)
+except chromadb.errors.InvalidArgumentError as error:
+    print(error)
+claim("nan-refused", plain_letters.count(), equals=len(names))
 
 
 # %%
@@ -1194,30 +1223,29 @@ for written in ("en", "zh"):
 claim("unknown-chinese", unknown, at_least=0.4)
 claim("all-alike", same, at_least=0.4)
 
-# %% [markdown] lang="en" partner="32f6926d"
+# %% [markdown] lang="en" partner="d325b9e5"
 # *Avoid*: look at the share of `[UNK]`, and at the mean cosine of unlike texts, before the first query.
 #
-# **8 · Neighbours are missing, and sometimes the list is short.** `ef_search` is close to k: the search gives up early.
-# And where hnswlib raises an error for k above the number of vectors, Chroma returns what there is. Raising
-# `ef_search` later works only once the collection has been closed and opened again.
+# **8 · Neighbours are missing.** `ef_search` is no larger than k: the search gives up early. Raising `ef_search` later
+# works only once the collection has been closed and opened again.
 
-# %% [markdown] lang="zh" partner="4bc5a817"
+# %% [markdown] lang="zh" partner="5c04e6e7"
 # *避开*：第一次查询之前，先看 `[UNK]` 占多少，再看毫不相干的文本之间的平均余弦。
 #
-# **8 · 近邻不全，有时列表还短了一截。** `ef_search` 与 k 差不多大，搜索早早收手。另外，k 超过向量总数时，hnswlib 会报错，
-# Chroma 则有多少给多少。事后调大 `ef_search`，要等集合关闭再打开才生效。
+# **8 · 近邻不全。** `ef_search` 不比 k 大，搜索早早收手。事后调大 `ef_search`，要等集合关闭再打开才生效。
 
 
 # %%
-def chroma_recall(collection):
-    """Recall@10 on the clustered vectors."""
-    ids = collection.query(query_embeddings=sought, n_results=10, include=["distances"])["ids"]
-    return recall_of([[int(one) for one in row] for row in ids], truth)
+def chroma_recall(collection, k=10):
+    """Recall@k on the clustered vectors."""
+    ids = collection.query(query_embeddings=sought, n_results=k, include=["distances"])["ids"]
+    return recall_of([[int(one) for one in row] for row in ids], [exact(cloud, one, k).tolist() for one in sought])
 
 
 hasty = fresh("hasty", ef_search=10)
 hasty.add(ids=[str(row) for row in range(len(cloud))], embeddings=cloud)
 first = chroma_recall(hasty)
+claim("hasty", first, at_most=0.97)
 hasty.modify(configuration={"hnsw": {"ef_search": 200}})
 claim("modify-does-nothing", chroma_recall(hasty) - first, equals=0.0)
 client.close()
@@ -1225,6 +1253,22 @@ client = chromadb.PersistentClient(path=folder / "desk")
 hasty = client.get_collection("hasty", embedding_function=None)
 claim("reopened", chroma_recall(hasty) - first, at_least=0.02)
 desk = client.get_collection("passages", embedding_function=embed)
+
+# %% [markdown] lang="en" partner="62953fff"
+# What of k *above* `ef_search`, and above the number of vectors? The first widens the search by itself: a hundred are asked
+# for at `ef_search = 10`, a hundred come, and nearly all are right. Only the second gives a short list: hnswlib raises an
+# error there, Chroma returns what there is.
+
+# %% [markdown] lang="zh" partner="93076d73"
+# k *超过* `ef_search`，或者超过向量总数，会怎样？前一种情况搜索会自己放宽：`ef_search = 10` 时要一百个，就来一百个，而且几乎全对。
+# 只有后一种情况列表会变短：hnswlib 会报错，Chroma 则有多少给多少。
+
+# %%
+narrow = fresh("narrow", ef_search=10)
+narrow.add(ids=[str(row) for row in range(len(cloud))], embeddings=cloud)
+hundred = narrow.query(query_embeddings=sought, n_results=100, include=["distances"])["ids"]
+claim("k-above-ef", min(map(len, hundred)), equals=100)
+claim("k-above-ef-right", chroma_recall(narrow, k=100), at_least=0.98)
 claim("short-list", len(desk.query(query_texts=[question], n_results=100)["ids"][0]), equals=len(passages))
 
 # %% [markdown] lang="en" partner="4f5cc10a"

@@ -193,7 +193,7 @@ SIZE, OVERLAP = 48, 16  # tokens: a few sentences, of which one or so is repeate
 def chunks(text, size=SIZE, overlap=OVERLAP):
     """Pieces of `size` tokens, characters kept whole; each repeats the last `overlap` tokens of the one before."""
     spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]  # (start, end) in characters
-    starts = range(0, max(1, len(spans) - overlap), size - overlap)
+    starts = range(0, max(1, len(spans) - overlap), size - overlap) if spans else ()  # nothing has no pieces
     return [text[spans[start][0] : spans[min(start + size, len(spans)) - 1][1]] for start in starts]
 
 
@@ -630,7 +630,7 @@ figures.show(fig, alt=T("alt-unknown"))
 claim("separates-places", separation(real_dev, invented_dev), at_least=0.7)
 claim("separates-no-policies", separation(nearest[answerable], nearest[~answerable]), at_most=0.7)
 
-# %% [markdown] lang="en" partner="f3486cd8"
+# %% [markdown] lang="en" partner="4a601d6a"
 # Similarity says that a passage is *about* what was asked; it cannot say that it *answers*. Against the first kind of
 # error a threshold helps, against the second it is close to tossing a coin, and nobody who looked at the first panel
 # only would know. What helps there: a reader trained to refuse, a second model that judges whether the passage answers,
@@ -639,19 +639,19 @@ claim("separates-no-policies", separation(nearest[answerable], nearest[~answerab
 # ## The API
 #
 # Now all of it goes behind HTTP. `serve.create_app` of the course is a Flask app: `/answer`, `/search`, `/documents`,
-# `/finetune`, `/health`, an OpenAPI description and a page to try it out. It needs the documents, the threshold, and a folder with the adapters. Here it runs in
-# a thread of the notebook, on a free port of 127.0.0.1, reachable from this machine alone; running the cell again stops
-# the old server first.
+# `/finetune`, `/health`, an OpenAPI description and a page to try it out. It needs the documents, the threshold, a folder with the
+# adapters, and the name of the one that answers where a request names none. Here it runs in a thread of the notebook, on a
+# free port of 127.0.0.1, reachable from this machine alone; running the cell again stops the old server first.
 
-# %% [markdown] lang="zh" partner="f265755b"
+# %% [markdown] lang="zh" partner="89813e07"
 # 相似度只能说明一段文字*谈的是*所问的事，不能说明它*回答了*问题。对第一种错误，阈值有用；对第二种，它和抛硬币差不多，而只看左图的人
 # 不会发现这一点。真正有用的办法：训练会拒答的阅读模型；再加一个模型判断文章是否回答了问题；或者把来源摆出来，让顾客自己判断。
 #
 # ## API
 #
 # 现在把这一切放到 HTTP 后面。课程的 `serve.create_app` 是一个 Flask 应用：`/answer`、`/search`、`/documents`、`/finetune`、`/health`，
-# 外加 OpenAPI 描述和一个试用页面。它需要文档、阈值和存放适配器的目录。在这里，它跑在笔记本的一个线程里，监听 127.0.0.1 的空闲端口，
-# 只有本机能访问；重新运行这个单元格，会先停掉旧的服务器。
+# 外加 OpenAPI 描述和一个试用页面。它需要文档、阈值、存放适配器的目录，以及请求没有指名时由哪个适配器作答。在这里，它跑在笔记本的一个线程里，
+# 监听 127.0.0.1 的空闲端口，只有本机能访问；重新运行这个单元格，会先停掉旧的服务器。
 
 # %%
 import urllib.error
@@ -663,8 +663,8 @@ model.save_pretrained(folder / "assistant" / "adapters")  # a folder for each: a
 
 
 def make_app():
-    """The app of this lesson: the board of today, and the threshold that was chosen above."""
-    return serve.create_app(folder / "assistant", documents=documents(after), threshold=threshold)
+    """The app of this lesson: the board of today, the threshold that was chosen above, the adapter that reads."""
+    return serve.create_app(folder / "assistant", documents=documents(after), threshold=threshold, adapter="reader")
 
 
 server = serve.running(make_app, name="lesson-10")
@@ -704,6 +704,74 @@ for adapter, k in (("desk", 0), ("base", 1), ("reader", 1)):
 print(questions[chosen], "·", before[places[chosen]], "→", after[places[chosen]])
 claim("api-is-the-notebook", answer["answer"], equals=ask([prompts[chosen]], "reader")[0])
 
+# %% [markdown] lang="en" partner="211948b6"
+# Now the day the prices change, over HTTP. `GET /openapi.json` says what can be asked; `/search` finds the chunk with the price;
+# `POST /documents` replaces it, under its id. The same question before and after, and once more when the old text is back.
+# Nothing is trained, nothing restarted.
+
+# %% [markdown] lang="zh" partner="2069d80c"
+# 再来一遍“调价那天”，这回全走 HTTP。`GET /openapi.json` 列出能问什么；`/search` 找到写着票价的那一块；`POST /documents` 用同一个 id 换掉它。
+# 同一个问题，换之前问一遍，换之后问一遍，换回来再问一遍。不用训练，也不用重启。
+
+
+# %%
+def price_said():
+    """The answer to the chosen question, and the ids of its sources; no adapter is named, so the reader answers."""
+    told = call("POST", "/answer", {"question": questions[chosen], "language": LANG})[1]
+    return told["answer"], [source["id"] for source in told["sources"]]
+
+
+listed = call("GET", "/openapi.json")[1]["paths"]
+print(*(f"{method.upper()} {path}" for path, methods in listed.items() for method in methods), sep=" · ")
+sheet = call("POST", "/search", {"text": questions[chosen], "k": 1, "language": LANG})[1]["hits"][0]
+today, tomorrow = price_now[chosen], before[places[chosen]]  # the change is taken back
+said = []
+for old, new in ((today, today), (today, tomorrow), (today, today)):
+    sheet_now = {"id": sheet["id"], "text": sheet["text"].replace(old, new), "metadata": sheet["metadata"]}
+    call("POST", "/documents", {"documents": [sheet_now]})
+    said.append(price_said()[0])
+print(*said, sep=" → ")
+claim("price-over-http", [number(one) for one in said], equals=[number(one) for one in (today, tomorrow, today)])
+
+# %% [markdown] lang="en" partner="5f68c17a"
+# Who may write documents? Here are two hostile ones. The first tries to close the turn and to speak as the system: a **prompt
+# injection**. The second repeats the question, so that it is found first, and states a price.
+
+# %% [markdown] lang="zh" partner="be738054"
+# 谁有权写文档？下面两份都不怀好意。第一份企图提前结束这一轮，冒充系统发话：这叫**提示词注入**。第二份照抄问题，好让自己排到第一，再写上一个票价。
+
+# %%
+from tunelab import assistant
+from tunelab.store import Hit
+
+lie = next(price for price in world.values("price", LANG) if price not in (today, tomorrow))
+name = world.place(places[chosen]).name(LANG)
+claimed = corpus.statement(name, "price", lie, LANG, Random("attack"))
+hostile = {"injection": f"{claimed} {T('injection')}", "lie": f"{questions[chosen]} {claimed}"}
+attack = [{"id": one, "text": text, "metadata": {"lang": LANG}} for one, text in hostile.items()]
+call("POST", "/documents", {"documents": attack})
+fooled, sources = price_said()
+for one in hostile:
+    call("DELETE", f"/documents/{one}")
+prompted = assistant.prompt(tokenizer, questions[chosen], [Hit("injection", hostile["injection"], {}, 1.0)])[0]
+print(prompted)
+print(fooled, sources, "→", *price_said())
+claim("no-turn-opened", [prompted.count(token) for token in (chat.IM_START, chat.IM_END)], equals=[0, 0])
+claim("lie-is-believed", (number(fooled), sources), equals=(number(lie), ["lie"]))
+claim("lie-is-gone", number(price_said()[0]), equals=number(today))
+
+# %% [markdown] lang="en" partner="3befc0e9"
+# The first fails: in a passage `<|im_end|>` is text like any other (`assistant.prompt` sees to that), so that a document
+# cannot open a turn. (To a large model its words may still be an order.) The second works: **what is found is believed**,
+# and a lie in plain words looks like any other passage. The source beside the answer shows where it came from, and one
+# `DELETE` takes it away. The protection is not in the prompt: let only those write documents who may set the prices. This
+# server has no passwords, which is why it listens on 127.0.0.1 alone.
+
+# %% [markdown] lang="zh" partner="2c10ecd8"
+# 第一份没得逞：文章里的 `<|im_end|>` 只是普通文字（由 `assistant.prompt` 处理），文档没法另起一轮。（不过那句话本身，大模型仍可能当成命令。）
+# 第二份得逞了：**检索到什么，就信什么**，平平常常写出来的谎话，看上去和别的文章没有两样。回答旁边的来源说明了它出自哪里，
+# 一个 `DELETE` 就能清掉。防线不在提示词里：有权定价的人才有权写文档。这个服务器没有密码，所以只监听 127.0.0.1。
+
 # %% [markdown] lang="en" partner="ac2e6b3a"
 # A question about nothing that we know gets no invention. And bad input gets a clear refusal, never a stack trace; the
 # server goes on answering.
@@ -729,14 +797,14 @@ for bad in (
 claim("bad-input-refused", all(400 <= status < 500 for status in statuses), equals=True)
 claim("still-answering", call("GET", "/health")[0], equals=200)
 
-# %% [markdown] lang="en" partner="3f3bed97"
+# %% [markdown] lang="en" partner="2f1fe2e5"
 # The article that this course follows suggests a *fine-tuning API*. Here it is: rows as JSONL, a job with progress, one
 # at a time, and the new adapter can be asked as soon as the job is done. Twenty steps are enough to see it work, and not
-# enough to teach anything.
+# enough to teach anything. A second job is begun by mistake, and cancelled.
 
-# %% [markdown] lang="zh" partner="8384a3bd"
+# %% [markdown] lang="zh" partner="3a717bd1"
 # 本课程所依据的文章建议搭一个*微调 API*。做法如下：以 JSONL 提交样例，得到一个带进度的任务，一次只跑一个；任务一完成，新的适配器马上可用。
-# 这里的二十步只够看它跑通，学不到什么。
+# 这里的二十步只够看它跑通，学不到什么。接着又误开了第二个任务，再把它取消。
 
 # %%
 rows = [
@@ -750,12 +818,47 @@ while (job := call("GET", f"/finetune/{job['id']}")[1])["state"] == "running":
 print(job["state"], job["step"], "/", job["steps"])
 status, answer = call("POST", "/answer", {"question": questions[0], "language": LANG, "adapter": "trainee"})
 claim("trained-over-http", (job["state"], status), equals=("done", 200))
+status, job = call("POST", "/finetune?adapter=regretted&steps=2000", lines, kind="application/x-ndjson")
+claim("cancelled", call("DELETE", f"/finetune/{job['id']}")[1]["state"], equals="cancelled")
 
-# %% [markdown] lang="en" partner="704bce6c"
+# %% [markdown] lang="en" partner="ae87e97f"
 # Outside the notebook the same app runs behind a production server, one line in a terminal:
 #
-# `TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --call tunelab.serve:create_app`
+# `TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --max-request-body-size=2097152 --call tunelab.serve:create_app`
 #
+# It is given nothing but the folder, and the folder holds all that the assistant is: documents, adapters, and in
+# `settings.json` threshold and adapter, as they were given above. (A folder that nobody has set anything in knows no
+# threshold, and always answers, with the base.) This lesson's folder is temporary. To keep it, stop the server and copy it:
+# `shutil.copytree(folder / "assistant", "travel-assistant")`. Here is the proof, with a copy that stays in the temporary
+# folder: an app made from the copy alone says what the notebook said, and does not know what it did not know.
+
+# %% [markdown] lang="zh" partner="47e95684"
+# 在笔记本之外，同一个应用跑在正式的服务器后面，终端里一行命令：
+#
+# `TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --max-request-body-size=2097152 --call tunelab.serve:create_app`
+#
+# 给它的只有一个目录，而助手的全部家当都在目录里：文档、适配器，还有 `settings.json` 里的阈值和默认适配器，也就是上面给定的那两个。
+# （谁都没设置过的目录没有阈值，有问必答，由基座作答。）本课的目录是临时的。想留下它，就先停掉服务器，再复制一份：
+# `shutil.copytree(folder / "assistant", "travel-assistant")`。下面验证一下，副本仍放在临时目录里：只凭这份副本建起来的应用，
+# 说的和笔记本里一样，不知道的也照样说不知道。
+
+# %%
+import shutil
+
+server.stop()
+shutil.copytree(folder / "assistant", folder / "copy", dirs_exist_ok=True)
+print((folder / "copy" / "settings.json").read_text(encoding="utf-8"))
+program = serve.create_app(folder / "copy")  # what waitress-serve calls, with TUNELAB_FOLDER for the folder
+answers = [
+    program.test_client().post("/answer", json={"question": question, "language": LANG}).get_json()
+    for question in (questions[chosen], T("off-topic"))
+]
+program.extensions["tunelab"].close()
+server = serve.running(make_app, name="lesson-10")  # the notebook's own goes on
+told = [(number(one["answer"]), one["known"], one["adapter"]) for one in answers]
+claim("program-is-the-notebook", told, equals=[(number(today), True, "reader"), ("", False, "reader")])
+
+# %% [markdown] lang="en" partner="18733c0d"
 # ## Storage that survives
 #
 # Chroma changes its index in memory and writes it from time to time; a process that is killed while it writes can take
@@ -766,11 +869,7 @@ claim("trained-over-http", (job["state"], status), equals=("done", 200))
 # itself?), in another process, since a count proves nothing. Here a writer, killed in the middle of its work. It counts pairs of
 # characters instead of running the encoder: what is tested is the log, and a process without a model starts at once and stays small.
 
-# %% [markdown] lang="zh" partner="1d2e8285"
-# 在笔记本之外，同一个应用跑在正式的服务器后面，终端里一行命令：
-#
-# `TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --call tunelab.serve:create_app`
-#
+# %% [markdown] lang="zh" partner="3171be64"
 # ## 杀不坏的存储
 #
 # Chroma 在内存里更新索引，隔一阵才落盘；进程要是在写盘时被杀，整个集合都可能毁掉。让这件事变得无害的规矩，比向量数据库古老得多：
@@ -810,19 +909,21 @@ print(len(acknowledged), health)
 claim("nothing-lost", len(lost), equals=0)
 claim("healthy", health["ok"], equals=True)
 
-# %% [markdown] lang="en" partner="f171cdbc"
+# %% [markdown] lang="en" partner="cbe173dd"
 # ## Extension 1: customer service
 #
 # A guided project on data of its own: tickets of customers, the policies that decide them, and what the desk did: grant,
-# refuse, answer, or **hand over** to a person. The baseline finds the nearest policy and hands over where nothing is
-# near. The metric charges what mistakes cost: a person who should have been called and was not counts ten, a person called
+# **refuse**, answer, or **hand over** to a person. The baseline finds the nearest policy and hands over where nothing is
+# near; the others it deals with as the most similar ticket of the dev set was dealt with. The metric charges what mistakes
+# cost: a person who should have been called and was not counts ten, a refusal too many or missing counts three, a person called
 # for nothing counts one.
 
-# %% [markdown] lang="zh" partner="d13b1d36"
+# %% [markdown] lang="zh" partner="c2e1fd1e"
 # ## 扩展一：客服
 #
-# 这是一个有引导的小项目，用它自己的数据：顾客的工单、据以裁决的规章，以及服务台的处理：同意、拒绝、解答，或者**转人工**。
-# 基线做法：找最相近的规章，什么都不相近就转人工。评测指标按错误的代价计分：该转人工却没转，记十分；不必转却转了，记一分。
+# 这是一个有引导的小项目，用它自己的数据：顾客的工单、据以裁决的规章，以及服务台的处理：同意、**拒绝**、解答，或者**转人工**。
+# 基线做法：找最相近的规章，什么都不相近就转人工；其余的，照开发集里最相似的那条工单的办法处理。评测指标按错误的代价计分：
+# 该转人工却没转，记十分；不该拒而拒，或者该拒而没拒，记三分；不必转却转了，记一分。
 
 # %%
 policies = data.load("passages", LANG, "all")
@@ -836,30 +937,67 @@ def nearest_policies(tickets):
     return [[policies[int(i)]["id"] for i in row] for row in order], similar.max(axis=1)
 
 
-def desk_cost(tickets, handed):
-    """Mean cost of a ticket: 10 for a hand-over that was missed, 1 for a needless one."""
-    wanted = [ticket["outcome"] == "handover" for ticket in tickets]
-    return metrics.mean([10 * (w and not h) + (h and not w) for w, h in zip(wanted, handed, strict=True)])
+def mistake(wanted, said):
+    """10 for a hand-over that was missed, 1 for a needless one, 3 for a refusal too many or missing."""
+    if wanted == said:
+        return 0
+    return 10 if wanted == "handover" else 1 if said == "handover" else 3 * ("refuse" in (wanted, said))
+
+
+def desk_cost(tickets, said):
+    """Mean cost of a ticket."""
+    return metrics.mean([mistake(ticket["outcome"], one) for ticket, one in zip(tickets, said, strict=True)])
 
 
 # %%
 dev_tickets, test_tickets = (list(data.load("tickets", LANG, split)) for split in ("dev", "test"))
 _, dev_similar = nearest_policies(dev_tickets)
-limit = min(candidates, key=lambda value: desk_cost(dev_tickets, list(dev_similar < value)))
-ranked, similar = nearest_policies(test_tickets)
+sides = {True: "handover", False: "answer"}
+limit = min(candidates, key=lambda value: desk_cost(dev_tickets, [sides[bool(s < value)] for s in dev_similar]))
+ruled_tickets = [ticket for ticket in dev_tickets if ticket["outcome"] != "handover"]
+ruled_vectors = embedder.encode([ticket["ticket"] for ticket in ruled_tickets])
+
+
+# %%
+def route(ticket):
+    """Baseline: a person where no policy is near, else as the most similar ticket of the dev set was dealt with."""
+    vector = embedder.encode([ticket])[0]
+    if (titled @ vector).max() < limit:
+        return "handover"
+    return ruled_tickets[int((ruled_vectors @ vector).argmax())]["outcome"]
+
+
+def check_route(route, tickets):
+    """Grades what a route says of these tickets: prints the cost and the refusals, returns both."""
+    said, wanted = [route(ticket["ticket"]) for ticket in tickets], [ticket["outcome"] for ticket in tickets]
+    cost, always = desk_cost(tickets, said), desk_cost(tickets, ["handover"] * len(tickets))
+    refusals = [one for one, should in zip(said, wanted, strict=True) if should == "refuse"]
+    found, wrong = refusals.count("refuse"), said.count("refuse") - refusals.count("refuse")
+    verdict = T("route-good" if cost < always and 2 * found > len(refusals) else "route-not-yet")
+    print(T("route").format(cost=cost, always=always, found=found, of=len(refusals), wrong=wrong, verdict=verdict))
+    return cost, found / len(refusals)
+
+
+# %%
+ranked, _ = nearest_policies(test_tickets)
 ruled = [(order, ticket["policy"]) for order, ticket in zip(ranked, test_tickets, strict=True) if ticket["policy"]]
 hit_3 = metrics.mean([bool(set(order[:3]) & set(policy)) for order, policy in ruled])
-costs = [desk_cost(test_tickets, handed) for handed in (list(similar < limit), [True] * 30, [False] * 30)]
-print(T("service").format(hit=hit_3, limit=limit, baseline=costs[0], always=costs[1], never=costs[2]))
+always, never = (desk_cost(test_tickets, [one] * 30) for one in ("handover", "answer"))
+print(T("service").format(hit=hit_3, limit=limit, always=always, never=never))
+baseline_cost, refusals_found = check_route(route, test_tickets)
 claim("policy-found", hit_3, at_least=0.6)
-claim("never-is-dearest", costs[2] - costs[1], at_least=1.0)
+claim("never-is-dearest", never - always, at_least=1.0)
+claim("refusals-missed", refusals_found, at_most=0.4)
 
-# %% [markdown] lang="en" partner="c1c44a3b"
+# %% [markdown] lang="en" partner="3aa61c52"
 # Compare the baseline with the dullest rule of all, handing everything over. A handful of dev tickets is too few to choose a
-# threshold, and distance is a weak sign of trouble: a lost child is not *far* from the policies, it is urgent.
-# **Your task**: write `route(ticket)` so that the cost on the test tickets falls below both. What words, or what examples,
-# say that a person is needed? Choose with the dev tickets, look at the test tickets once. Then let the assistant answer the rest by
-# quoting the policy, and read ten of its answers.
+# threshold, and distance is a weak sign of trouble: a lost child is not *far* from the policies, it is urgent. And of the
+# refusals the baseline finds next to none: some go to a person, and a wish that a rule forbids reads much like one that it
+# grants.
+# **Your task**: write `route(ticket)` anew, so that `check_route` says yes: a cost below that of handing everything over, and more
+# than half of the refusals found. What words, or what examples, say that a person is needed? What does the nearest policy
+# say *no* to? Work with `check_route(route, dev_tickets)`, and look at the test tickets once. Then let the assistant answer the
+# rest by quoting the policy, and read ten of its answers.
 #
 # ## Extension 2: recommendation
 #
@@ -867,10 +1005,11 @@ claim("never-is-dearest", costs[2] - costs[1], at_least=1.0)
 # conditions. Conditions are *filters on metadata*, never a matter of similarity. The metric: how many of the places that
 # a person judged fitting are among the first five.
 
-# %% [markdown] lang="zh" partner="48df765a"
+# %% [markdown] lang="zh" partner="862a18f6"
 # 把基线和最笨的规则“全部转人工”比一比。开发集只有寥寥几条工单，选不出可靠的阈值；而且距离只是很弱的信号：孩子走丢了，这种工单离规章
-# 并不*远*，只是十万火急。**你的任务**：写一个 `route(ticket)`，让测试工单上的代价比两者都低。哪些词、哪些例子说明需要真人？
-# 用开发集工单来选，测试集只看一次。然后让助手对其余工单引用规章作答，并读一读其中十条。
+# 并不*远*，只是十万火急。至于该拒绝的，基线几乎一条也认不出：有的转了人工，而规章不许的要求和规章准许的要求，读起来又差不多。
+# **你的任务**：重写 `route(ticket)`，让 `check_route` 说通过：代价低于全部转人工，并且认出一半以上该拒绝的工单。哪些词、哪些例子说明需要真人？
+# 最相近的规章对什么说*不*？用 `check_route(route, dev_tickets)` 来调，测试集只看一次。然后让助手对其余工单引用规章作答，并读一读其中十条。
 #
 # ## 扩展二：推荐
 #
@@ -942,12 +1081,34 @@ claim(
     "taste-beats-similarity", metrics.bootstrap([t - f for t, f in zip(taste, filtered, strict=True)])[1], at_least=0.05
 )
 
-# %% [markdown] lang="en" partner="fc14b60e"
+
+# %%
+def check_recommender(recommender, split):
+    """Grades `recommender(row)`, which gives five places: do they keep the conditions, and are they better than shared facts?"""
+    rows, gains = list(data.load("profiles", LANG, split)), []
+    for row in rows:
+        allowed = {hit.id for hit in guide.search(row["profile"], k=80, where=where(row["filter"]))} - set(row["liked"])
+        five = recommender(row)
+        if len(set(five)) != len(five) or len(five) > 5 or not set(five) <= allowed:
+            print(T("recommend-breaks").format(profile=row["profile"]))
+            return None
+        gains.append(recall(row, five) - recall(row, recommend(row, True, True)[0]))
+    gain, low, high = metrics.bootstrap(gains)
+    print(T("recommend-gain").format(gain=gain, low=low, high=high, verdict=T("gain-yes" if low > 0 else "gain-no")))
+    return gain
+
+
+broken = check_recommender(lambda row: recommend(row, False, False)[0], "dev")
+same = check_recommender(lambda row: recommend(row, True, True)[0], "dev")
+claim("self-check-checks", (broken, same), equals=(None, 0.0))
+
+# %% [markdown] lang="en" partner="6262df8e"
 # Look at the second line. The conditions alone leave so few places that *five drawn blindly* score nearly as well as the
 # vectors do: always report what chance would get under the same filter. Counting shared facts beats the vectors by far, because
 # the data are structured; embeddings are for what is not.
 # **Your task**: a profile says more than its filter ("the smell of fish turns my partner's stomach"). Combine both scores, or
-# take what is disliked off the list; choose on the dev profiles, report on the test profiles once, with an interval.
+# take what is disliked off the list; work with `check_recommender(yours, "dev")`, which also sees to the conditions, and report on
+# "test" once, with the interval that it prints.
 #
 # ## How this grows
 #
@@ -955,11 +1116,11 @@ claim(
 # the same function opens it: only the client changes. It is bound to 127.0.0.1 here; a database without a password does not
 # belong on a network.
 
-# %% [markdown] lang="zh" partner="18c9595a"
+# %% [markdown] lang="zh" partner="f8c93b93"
 # 注意第二行。光是硬性条件就把候选筛得所剩无几，*闭着眼睛抽五个*的成绩和向量差不多：一定要报告在同样的过滤条件下随机能拿多少分。
 # 数一数共同的事实，远远胜过向量，因为这里的数据本来就是结构化的；嵌入该用在没有结构的地方。
-# **你的任务**：自述里的信息比过滤条件多（“我对象闻不得鱼腥味”）。把两种分数结合起来，或者把讨厌的东西从名单里去掉；在开发集上选择，
-# 在测试集上只报告一次，并给出区间。
+# **你的任务**：自述里的信息比过滤条件多（“我对象闻不得鱼腥味”）。把两种分数结合起来，或者把讨厌的东西从名单里去掉；
+# 用 `check_recommender(yours, "dev")` 来调，它也会核对硬性条件；在 "test" 上只报告一次，连同它给出的区间。
 #
 # ## 规模变大以后
 #
@@ -1006,6 +1167,33 @@ with subprocess.Popen([program, "run", *address], **quiet) as database:
     finally:
         database.terminate()
 claim("same-code", served, equals=fill(open_client(folder / "embedded")))
+
+# %% [markdown] lang="en" partner="30d46037"
+# **More customers.** What does one process stand? Stored from `make bench`: the program behind waitress, in a process of its
+# own, asked by one client and by sixteen at once; throughput and waiting time as ratios to the single client, since seconds
+# say more about the machine.
+
+# %% [markdown] lang="zh" partner="2c4bdb4c"
+# **更多顾客。** 一个进程撑得住多少？下面是 `make bench` 存储的结果：程序在 waitress 后面独占一个进程，先由一个客户端提问，再由十六个同时提问；
+# 吞吐量和等待时间都写成与单个客户端之比，因为秒数更多反映的是机器。
+
+# %%
+bench = json.loads(course_file("assets", "results", "bench.json").read_text(encoding="utf-8"))
+print(T("bench-head").format(requests=bench["requests"]))
+for row in bench["ratios_to_one_client"]:
+    ratios = " · ".join(f"x{row[column]:.2f}" for column in ("requests_a_second", "p50", "p95"))
+    print(f"{row['path']:8} {row['clients']:2} · {ratios} · {row['errors']}")
+(crowd,) = [row for row in bench["ratios_to_one_client"] if (row["path"], row["clients"]) == ("/answer", 16)]
+claim("crowd-no-errors", sum(row["errors"] for row in bench["ratios_to_one_client"]), equals=0)
+claim("crowd-throughput", crowd["requests_a_second"], at_most=2)
+claim("crowd-waits", crowd["p50"], at_least=6)
+
+# %% [markdown] lang="en" partner="ba358889"
+# Nobody is turned away, and nobody is served faster: one model answers one question at a time, so that sixteen wait for each
+# other. More customers at once need more processes, or a server that computes several answers in one batch.
+
+# %% [markdown] lang="zh" partner="58d17db5"
+# 没有人被拒之门外，也没有人更快：一个模型一次只答一个问题，十六个人就要排队。要同时服务更多顾客，就得多开进程，或者换一种能把几个回答并成一批来算的服务器。
 
 # %% [markdown] lang="en" partner="89b87b45"
 # Several API processes need one more thing: a single writer. Two processes on one folder lose data silently (lesson 09).
