@@ -100,7 +100,7 @@ def test_a_wrong_answer_says_what_is_wrong_in_the_readers_language(capsys):
     start("01", "zh")
     capsys.readouterr()
     check("scale", lambda alpha, r: r / alpha)
-    assert capsys.readouterr().out == "✗ 缩放: alpha 除以 r（得到 0.5）\n"
+    assert capsys.readouterr().out == "✗ 缩放：alpha 除以 r（得到 0.5）\n"
 
 
 def test_an_exception_in_the_learners_code_is_one_line_not_a_traceback(capsys):

@@ -109,7 +109,7 @@ def test_every_planted_wrong_answer_is_refused_with_a_reason(source, name, lang,
         state, line = judged(capsys, name, *given)
         assert state == "wrong", f"accepted: {why}"
         title = lesson(source).text(lang, "exercises", name, "title")
-        reason = line.removeprefix(f"✗ {title}: ").strip()
+        reason = line.removeprefix(f"✗ {title}{'：' if lang == 'zh' else ': '}").strip()
         assert len(reason) > 5 and reason != line.strip(), f"refused without a reason: {why}"
         assert bool(re.search(r"[\u4e00-\u9fff]", reason)) == (lang == "zh"), f"not in {lang}: {reason}"
 

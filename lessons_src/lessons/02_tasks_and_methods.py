@@ -247,11 +247,11 @@ claim("reviews-gap", found["generated"] - found["model"], at_least=0.2)
 # Read the two claims together. On generated reviews the model is nearly perfect. On reviews that people wrote it is not
 # much better than a coin, although its training set holds other reviews of that kind. Nothing is broken. The generator
 # has a limited stock of sentences, and the base read them in pre-training. A held-out set of the same generator
-# measures whether the *generator* has been learnt. People write otherwise, and this small base has never read what people
-# write. **A test set from the generator of the training set tests the generator.** Step 10 gives the
+# measures whether the *generator* has been learnt. People write differently, and this small base has never read what
+# people write. **A test set from the generator of the training set tests the generator.** Step 10 gives the
 # hand-written training rows to a model that has read real English.
 
-# %% [markdown] lang="zh" partner="a4ce9b2e"
+# %% [markdown] lang="zh" partner="78fde1e8"
 # 两条断言要放在一起看。在生成的点评上，模型几乎不出错；在人写的点评上，比抛硬币好不了多少，尽管训练集里也有一部分（另外的）手写点评。
 # 程序没有问题。生成器会的句子就那么多，基座在预训练时都读过；由同一个生成器抽出的留出集，测的是有没有学会这个*生成器*。
 # 人的写法不一样，而这个小基座从没读过人写的文字。**测试集若出自训练集的生成器，考的就是生成器**。
@@ -583,9 +583,9 @@ claim("no-look-ahead", (one - other).abs().max().item(), at_most=1e-4)
 # %% [markdown] lang="en" partner="e176c073"
 # Two sentences with the same first word. The last claim shows what a causal backbone cannot do: the tag of that word is
 # given before the next one is read. An encoder would see both. The remedy that costs nothing is in use above: the label
-# stands at the last piece of a word, where the model has at least read the word.
+# stands at the last piece of a word, where the model has at least read the whole word.
 
-# %% [markdown] lang="zh" partner="e4cffda3"
+# %% [markdown] lang="zh" partner="1fdb0178"
 # 两个句子的第一个词相同；最后这条断言说明了因果主干做不到什么：下一个词还没读到，前一个词的标签就定了。编码器则两边都看得到。
 # 不花代价的补救，上面已经用了：标签放在词的最后一个词元上，到那里，模型至少读完了这个词。
 
@@ -631,16 +631,15 @@ print(T("two-sets").format(**scores["generation"]))
 claim("plans-generated", scores["generation"]["generated"] - scores["generation"]["generated_baseline"], at_least=0.02)
 claim("bleu-of-nothing", scores["generation"]["baseline"], at_least=0.1)
 
-# %% [markdown] lang="en" partner="fc679cb4"
+# %% [markdown] lang="en" partner="3be7b2e6"
 # Take the look that the metric cannot take. The form is there: days, parts of the day, mostly one line each. Now and
 # then a phrase repeats itself or the days are miscounted, and the places are often not those that were asked for.
 # And BLEU hardly notices: it counts shared sequences of words, the labels of the lines are the same in every plan,
 # and one plan that ignores all requests gets a good part of the score. For facts, count facts:
 
 # %% [markdown] lang="zh" partner="4be6bb8d"
-# 指标看不到的，自己看一眼。形式大致有了：第几天、什么时段，多半一行一句；偶尔会重复半句话，天数也不一定对。地点却常常不是
-# 要求的那些。BLEU 几乎察觉不到：它数的是相同的词串，
-# 而每份行程的行首标签都一样，一份无视一切要求的行程也能拿到不少分。要看事实，就去数事实：
+# 指标看不到的，自己看一眼。形式大致有了：第几天、什么时段，多半一行一句；有时重复半句话，天数也不一定对。地点却常常不是要求的那些。
+# BLEU 几乎察觉不到：它数的是相同的词串，而每份行程的行首标签都一样，一份无视一切要求的行程也能拿到不少分。要看事实，就去数事实：
 
 
 # %%
@@ -854,10 +853,10 @@ claim("qa-behind-by-hand", max(behind), at_most=0)
 # ## Step 8 · Five methods on one task
 #
 # Back to the reviews, since there the methods can be compared cleanly. `pay` trains and writes the bill: how many
-# numbers move, how many bytes they take in a file, the predicted peak of memory for a batch with the longest row (lesson 03
-# checks the prediction), and seconds of processor time a step.
+# numbers move, how many bytes they take in a file, the predicted peak of memory for a batch with the longest row
+# (lesson 03 checks the prediction), and seconds of processor time a step.
 
-# %% [markdown] lang="zh" partner="495c99fa"
+# %% [markdown] lang="zh" partner="696a1ec0"
 # ## 第 8 步 · 一种任务，五种方法
 #
 # 回到点评，在这个任务上方法之间最好比较。`pay` 一边训练一边记账：训练了多少参数，存成文件多少字节，
@@ -1172,22 +1171,22 @@ results["instruction"] = {
     "hand": share_right(told(tuned["instruction"], by_hand, "train"), by_hand),
 }
 
-# %% [markdown] lang="en" partner="87319a46"
-# So the instruction is read, where it is one of those trained on: the same text gets another reply. With wordings that the
-# model never saw, most of that is gone, and the text decides again what is done: among the replies printed above, which
-# are to such wordings, not all do what was asked. The marks hid much of the difference, since the text alone is often
-# enough. Six wordings on a small base teach six wordings. For instructions that anybody may word, models are tuned on
-# hundreds of tasks, and they are far larger.
+# %% [markdown] lang="en" partner="012a4900"
+# So the instruction is read, where it is one of those trained on: the same text gets a different reply. With wordings
+# that the model never saw, much of that is gone, and the text decides again what is done: among the replies printed
+# above, which are to such wordings, not all do what was asked. The marks hid much of the difference, since the text
+# alone is often enough. Six wordings on a small base teach six wordings. For instructions that anybody may word, models
+# are tuned on hundreds of tasks, and they are far larger.
 #
 # ## The bill
 #
 # Which blocks move? The picture is drawn from `requires_grad`, not from memory: grey is frozen, orange moves, a stripe is
 # a pair of LoRA matrices beside a frozen block.
 
-# %% [markdown] lang="zh" partner="d84f45ed"
-# 可见只要是训练用过的说法，指令确实被读了：同一段文本，回答跟着指令变。换成没见过的说法，这种本领就丢了大半，做什么又由文本说了算：
+# %% [markdown] lang="zh" partner="8eb5367b"
+# 可见只要是训练用过的说法，指令确实被读了：同一段文本，回答跟着指令变。换成没见过的说法，这种本领就丢了不少，做什么又由文本说了算：
 # 上面打印的回答对应的就是这些说法，并不是每一条都照办了。得分把这个差别掩盖了大半，因为光看文本往往就够了。六种说法、一个小基座，
-# 学会的就是这六种说法。要让人随便怎么说都听得懂，得用成百上千种任务来调，模型也要大得多。
+# 学会的就是这六种说法。要让人随便怎么说都听得懂，得用几百种任务来调，模型也要大得多。
 #
 # ## 账单
 #
@@ -1261,20 +1260,19 @@ claim("prompt-numbers", bill["prompt"]["trained"], equals=VIRTUAL * width + 2 * 
 claim("methods-learn", min(results[name]["generated"] for name in classes), at_least=0.75)
 claim("methods-by-hand", max(results[name]["hand"] for name in classes), at_most=0.65)
 
-# %% [markdown] lang="en" partner="ac0c52a2"
-# The bytes are those of what moved, and these two columns differ by far more than the others. The scores on generated
-# reviews differ much less, and on reviews by hand no method helps: where the engine is too weak, the choice of a
-# method does not matter. (The instruction model saw fewer reviews, in batches half as large of longer rows: compare
-# its seconds and memory with that in mind.)
+# %% [markdown] lang="en" partner="ac0d1353"
+# The bytes are those of the numbers that move, and these two columns differ by far more than the others. The scores on
+# generated reviews differ much less, and on reviews by hand no method helps: where the engine is too weak, the choice
+# of a method does not matter. (The instruction model saw fewer reviews, in batches half as large of longer rows:
+# compare its seconds and memory with that in mind.)
 #
 # ### "Prompt tuning costs least"
 #
 # In what?
 
-# %% [markdown] lang="zh" partner="0354ecbb"
-# 字节数只算动过的部分；参数量和字节这两列，相差比其他各列都大得多。在生成的点评上，得分的差距就小了；在人写的点评上，哪种方法
-# 都帮不上忙：引擎太弱的时候，
-# 选什么方法都不要紧。（指令模型见到的点评更少，批大小减半，每行却更长：比较它的秒数和内存时要记得这一点。）
+# %% [markdown] lang="zh" partner="71d13106"
+# 字节数只算动过的部分；参数量和字节这两列，相差比其他各列都大得多。在生成的点评上，得分的差距就小了；在人写的点评上，
+# 哪种方法都帮不上忙：引擎太弱的时候，选什么方法都不要紧。（指令模型见到的点评更少，批大小减半，每行却更长：比较它的秒数和内存时要记得这一点。）
 #
 # ### “提示微调成本最低”
 #
@@ -1290,22 +1288,21 @@ claim("prompt-memory", prompt["memory"] / lora["memory"], at_most=1)
 claim("prompt-no-faster", prompt["seconds"] / full["seconds"], at_least=0.5)
 claim("head-cheapest", max(head[key] / min(lora[key], full[key], prompt[key]) for key in head), at_most=0.6)
 
-# %% [markdown] lang="en" partner="92101f4b"
-# Against LoRA, in the file, by far, and a little in memory; a step takes about as long. Against everything, no. To reach the
-# virtual tokens the gradient has to pass through every block, and the prompt has made the texts longer. Cheapest by every
-# measure here is the method called "simple": the new head, since no gradient enters the blocks. What prompt tuning saves is
-# storage: thousands of tasks on one base. And it wants a large base, as lesson 04 shows.
+# %% [markdown] lang="en" partner="3416e8ca"
+# Against LoRA, in the file, by far, and a little in memory and time. Against everything, no. To reach the virtual
+# tokens the gradient has to pass through every block, and the prompt has made the texts longer. Cheapest by every
+# measure here is the method called "simple": the new head, since no gradient enters the blocks. What prompt tuning
+# saves is storage: thousands of tasks on one base. And it wants a large base, as lesson 04 shows.
 #
 # The other lines of the table: *full is good and expensive*: it learns whatever can be learnt, and is dearest in
-# bytes, and in memory where the rows are the same. *PEFT is efficient*: in bytes and memory; a step takes nearly as
+# bytes, and in memory where the rows are the same. *PEFT is efficient*: in bytes and memory; a step takes about as
 # long. *Instruction tuning follows instructions*: here, those it was trained on. And it says nothing about how many
 # parameters move; one can do it with LoRA.
 
-# %% [markdown] lang="zh" partner="dc5d2888"
-# 和 LoRA 比，文件确实小得多，内存也略省，每一步的时间差不多。说它样样最低，却不对：梯度要到达虚拟词元，必须穿过每一个块，
+# %% [markdown] lang="zh" partner="01652419"
+# 和 LoRA 比，文件确实小得多，内存和每步的时间也略省。说它样样最低，却不对：梯度要到达虚拟词元，必须穿过每一个块，
 # 而文本又因为提示变长了。这里各项都最便宜的，是那个“简单”的方法：只训练新的头，因为梯度根本不进那些块。提示微调省的是存储：
-# 一个基座可以带成千上万个任务。
-# 而且它需要大的基座，第 04 课会看到。
+# 一个基座可以带成千上万个任务。而且它需要大的基座，第 04 课会看到。
 #
 # 其余几行：*全量微调性能好、成本高*：能学会的它都学得会；字节最多，数据相同时内存也最多。*PEFT 效率高*：省在字节和内存上，每一步的时间差不多。
 # *指令微调让模型听指令*：在这里，只听训练用过的那些。它也没有规定动多少参数，用 LoRA 同样能做指令微调。
@@ -1355,11 +1352,12 @@ claim("frozen-no-better", minilm["frozen"]["mean"] - minilm["bag_of_words"]["mea
 # words. They were trained to bring texts of one *topic* together, and mood is another matter. That is what LoRA had
 # to learn.
 #
-# Two settings were fixed beforehand, and what others would have done is not measured here. A review's vector is the mean
-# of its token vectors, as MiniLM's makers take it, not the output of the *pooler*, on which the stock classification
-# class puts its head. And the new head, which starts from random numbers, has ten times the rate of LoRA.
+# Two settings were fixed beforehand, and what others would have done is not measured here. A review's vector is the
+# mean of its token vectors, as MiniLM's makers take it, not the output of the *pooler*, on which the stock
+# classification class puts its head. And the new head, which starts from random numbers, has ten times the rate of
+# LoRA.
 
-# %% [markdown] lang="zh" partner="49857e7c"
+# %% [markdown] lang="zh" partner="af830455"
 # （travel-base 的横线是五个种子的范围，其余是在测试点评上的 95% 区间。）同样的任务，同一类数据：预训练对路，微调就管用。不过也要看看
 # 对手。词袋追得很近。运行之前，我们要求领先词袋八个百分点；平均下来没有达到，区间的下端几乎就是零：只有二百条，又满是冷幽默，
 # 能教会的不多。冻结的句向量并不比词袋强：它当初学的是把*话题*相近的文本放在一起，而情感是另一回事，这正是 LoRA 要学的东西。
@@ -1422,7 +1420,7 @@ claim("json-by-soft-prompt", max(run["valid"] for run in soft_prompts), at_most=
 claim("json-by-lora", way["lora"]["valid"], at_least=0.95)
 claim("lora-as-good", way["lora"]["answer"] - way["full"]["answer"], at_least=-0.05)
 
-# %% [markdown] lang="en" partner="242d3e82"
+# %% [markdown] lang="en" partner="aa47a419"
 # | you need | task form | method to try first |
 # |---|---|---|
 # | one of a few labels | classification | bags of words as the bar; then LoRA on an encoder |
@@ -1433,10 +1431,10 @@ claim("lora-as-good", way["lora"]["answer"] - way["full"]["answer"], at_least=-0
 # | thousands of tasks, a large base | any | soft prompts or small adapters |
 #
 # The example's choice holds: JSON has to be *written*, the form must be trained, and LoRA reaches what full fine-tuning
-# reaches with a file less than a tenth in size. The soft prompt has the smallest file and writes no JSON on this base;
-# lesson 04 looks for the reason.
+# reaches with a file less than a tenth in size. The soft prompt has a far smaller file still and, begun from real
+# tokens, writes no JSON on this base; lesson 04 looks for the reason and tries other starts.
 
-# %% [markdown] lang="zh" partner="63e479e4"
+# %% [markdown] lang="zh" partner="28740d1c"
 # | 你需要 | 任务形式 | 先试的方法 |
 # |---|---|---|
 # | 几个标签里选一个 | 分类 | 先用词袋立一条线；再用 LoRA 调编码器 |
@@ -1446,8 +1444,8 @@ claim("lora-as-good", way["lora"]["answer"] - way["full"]["answer"], at_least=-0
 # | 一个模型做许多任务 | 指令 | 指令微调，内存紧就用 LoRA 来做 |
 # | 成千上万个任务，基座又大 | 都行 | 软提示或小适配器 |
 #
-# 例子里的选择站得住：JSON 要*写*出来，格式必须训练，而 LoRA 达到了全量微调的水平，文件不到它的十分之一。软提示的文件最小，
-# 可是在这个基座上写不出 JSON，原因第 04 课再找。
+# 例子里的选择站得住：JSON 要*写*出来，格式必须训练，而 LoRA 达到了全量微调的水平，文件不到它的十分之一。软提示的文件还要小得多，
+# 可是从真实词元出发，在这个基座上写不出 JSON；第 04 课会找原因，也会试别的起点。
 
 # %% [markdown] lang="en" partner="999d0ac8"
 # ## What should my loss be?
@@ -1514,15 +1512,14 @@ claim("cut-refused", metrics.mean([refused(row) for row in cut]), at_least=0.2)
 claim("whole-refused", metrics.mean([refused(row) for row in dialogue_rows]), equals=0.0)
 
 # %% [markdown] lang="en" partner="8593c643"
-# What is cut off is the end of an answer, and there stands the stop token: these rows train the model to begin an answer
-# and not to end it. In some rows no answer is left at all. *The
-# repair*: drop whole turns or raise the limit, and run the inspector over every row before training. (`chat.encode` cuts
-# nothing.)
+# What is cut off is the end of an answer, and there stands the stop token: these rows train the model to begin an
+# answer and not to end it. In some rows no answer is left at all. *The repair*: drop whole turns or raise the limit,
+# and run the inspector over every row before training. (`chat.encode` cuts nothing.)
 #
 # **Exhibit 3.** A soft prompt in front of the stock sequence classifier. One review alone gets a score. In a batch, next
 # to a longer one, it gets another.
 
-# %% [markdown] lang="zh" partner="8d7a07e8"
+# %% [markdown] lang="zh" partner="597b60d5"
 # 被截掉的是回答的末尾，而结束符就在那里：这些行只教模型怎样开口，不教它怎样收尾；有的行里连一句回答都不剩。*修理方法*：整轮整轮地删，或者放宽长度上限，训练前用检查器把每一行都过一遍。
 # （`chat.encode` 不会截断。）
 #
@@ -1606,11 +1603,11 @@ def dialogue_labels(ids, speakers):
 # - Compare with something that needs no model, and test on rows that people wrote. A generator's held-out set tests the generator.
 # - The five "methods" are answers to different questions: which numbers move (full, LoRA, soft prompt, head), and on what
 #   (instructions).
-# - Whether an instruction is read, only one input with two instructions can show. Good marks do not.
+# - Whether an instruction is read is seen when one input gets two instructions. Good marks do not show it.
 # - Cheap in bytes, in memory and in time are three things. The new head wins all three, where it suffices.
 # - No method replaces pre-training that fits.
 
-# %% [markdown] lang="zh" partner="66c93f69"
+# %% [markdown] lang="zh" partner="a533db61"
 # ## 小结
 #
 # - 任务是一种形式：标签放在哪里。主干可以不变，新的头不过几百个数。

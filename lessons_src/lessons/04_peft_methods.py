@@ -249,20 +249,19 @@ for layer in linear_layers(mine):
 claim("merged-is-plain", mine.num_parameters(), equals=base.num_parameters())
 claim("merged-equal", ((logits(mine) - apart).abs().max() / apart.abs().max()).item(), at_most=1e-5)
 
-# %% [markdown] lang="en" partner="b544a290"
+# %% [markdown] lang="en" partner="dd31caac"
 # ## Step 3 · Adapter: behind a layer
 #
 # The adapter of Houlsby and others (2019) is a small network behind each of the two sublayers of a block: squeeze the
 # $d$ numbers to $m$, bend them, spread them to $d$ again, and *add* the result to what came in. Here the up-projection
-# starts at zero, so at first the adapter hands on what it gets. Theirs starts close to zero, and they train the layer
-# norms, too.
+# starts at zero, so at first the adapter hands on what it gets. In the paper it starts close to zero, and the layer
+# norms are trained, too.
 
-# %% [markdown] lang="zh" partner="c935303d"
+# %% [markdown] lang="zh" partner="24dfed62"
 # ## 第 3 步 · 适配器（Adapter）：接在层后面
 #
 # Houlsby 等人（2019）的适配器，是接在每个块的两个子层之后的小网络：把 $d$ 维压到 $m$ 维，过一次非线性，再升回 $d$ 维，然后*加*到
-# 原来的输入上。这里上投影初始化为零，所以训练之前适配器就是恒等映射，输入什么就输出什么。原文的初始值是接近零，并且层归一化也
-# 一起训练。
+# 原来的输入上。这里上投影初始化为零，所以训练之前适配器就是恒等映射，输入什么就输出什么。论文里的初始值接近零，层归一化也一起训练。
 
 # %%
 from torch.nn.functional import gelu
@@ -788,7 +787,7 @@ claim("rates-narrow", max(map(beside_best, ("full", "lora", "dora", "vera", "ia3
 first, second = sorted(on_dev("adapter").values(), reverse=True)[:2]
 claim("rate-by-a-hair", first - second, at_most=0.02)
 
-# %% [markdown] lang="en" partner="b63783bc"
+# %% [markdown] lang="en" partner="1ded56b6"
 # Valid JSON: the *form* is learnt by all that change something inside the layers, and by prefix tuning and
 # LLaMA-Adapter, which stand in front of every layer. Exact answers: *facts* are another matter. Taken together, LoRA, DoRA
 # and the adapter come close to full fine-tuning, with less than a tenth of its parameters. One by one they differ, and so
@@ -798,18 +797,19 @@ claim("rate-by-a-hair", first - second, at_most=0.02)
 # comes *where* the new parameters stand, then how many there are.
 #
 # Now the second list, the rates. One step beside the best, on one side at least, most methods lose a good part of their
-# answers, so four rates a factor of two or three apart are the least that one can try. And where two rates come close, chance decides:
-# the adapter took its highest by a hair, at the edge of what it was offered, and on the test questions one Chinese seed
-# broke down. No comparison is free of its protocol; what it can do is to state it.
+# answers, so four rates a factor of two or three apart are the least that one can try. And where two rates come close,
+# chance decides: the adapter took its highest by a hair, at the edge of what it was offered, and on the test questions
+# one Chinese seed broke down. Prefix tuning and prompt tuning took their highest, too; whether a higher one would help
+# them is not tested here. No comparison is free of its protocol; what it can do is to state it.
 #
 # ## Step 8 · Hyper-parameters matter more than the name
 #
-# "Prompt tuning does not work" would be too quick. Which prompt tuning? The figure shows three starts of the prompt over
-# four learning rates, on the dev questions, mean and range of three seeds: random numbers, which is `peft`'s default; the vectors of real
-# tokens; the vectors of two *worked examples*, training questions with their answers. The height is the loss on the
-# answers.
+# "Prompt tuning does not work" would be too quick. Which prompt tuning? The figure shows three starts of the prompt
+# over four learning rates, on the dev questions (mean and range of three seeds): random numbers, which is `peft`'s
+# default; the vectors of real tokens; the vectors of two *worked examples*, training questions with their answers. The
+# height is the loss on the answers.
 
-# %% [markdown] lang="zh" partner="1692c4da"
+# %% [markdown] lang="zh" partner="459db4a0"
 # 先看合法 JSON：凡是改动层内部的方法，都学会了*格式*；前缀微调和 LLaMA-Adapter 放在每一层的前面，也学会了。再看完全正确：*事实*就是
 # 另一回事。LoRA、DoRA 和适配器合起来看，用不到十分之一的参数，就接近全量微调。单个来看各有高低，同一种方法换个种子也有高低，
 # 看看竖线有多长就知道了。（区间只重抽问题，没有重抽种子；再换五个种子，差别可能更大。）参数极少的几种（VeRA、IA3、归一化层）
@@ -817,8 +817,8 @@ claim("rate-by-a-hair", first - second, at_most=0.02)
 # 放在*哪里*，再看有多少。
 #
 # 再看第二张表，学习率。多数方法只要往某一边偏一档，答对的题就少掉一大截；所以至少要试四个，相邻的差两三倍。而两个
-# 学习率成绩接近时，选中哪个就看运气：适配器以毫厘之差选中了四个里最高的一个，正好在边上，结果测试题上有一个中文种子垮掉了。没有哪个
-# 比较能摆脱自己的规程；能做到的，是把规程写清楚。
+# 学习率成绩接近时，选中哪个就看运气：适配器以毫厘之差选中了四个里最高的一个，正好在边上，结果测试题上有一个中文种子垮掉了。前缀微调和
+# 提示微调选中的也是各自最高的一档，再高会不会更好，这里没有测。没有哪个比较能摆脱自己的规程；能做到的，是把规程写清楚。
 #
 # ## 第 8 步 · 超参数比名字更要紧
 #
@@ -857,11 +857,11 @@ claim("example-writes", min(run["valid"] for run in seeds("methods", "prompt-exa
 claim("name-or-settings", min(run["test_loss"] for run in careless) - max(low), at_least=1.0)
 
 # %% [markdown] lang="en" partner="1a5e89b8"
-# The same method under the same name: careless, it learns nothing; from worked examples, every seed has less than half the
-# loss of any other start, and some of what it writes is valid JSON. How much varies widely from seed to seed, and right
-# answers stay rare. A benchmark that gives every method LoRA's rate and the default start measures the benchmark. This is
-# why Step 5 counts the rates tried. The rescue has its price: the examples make the prompt several times as long, and every
-# request with it.
+# The same method under the same name: careless, it learns nothing; from worked examples, every seed has less than half
+# the loss of any other start, and some of what it writes is valid JSON. How much varies widely from seed to seed, and
+# right answers stay rare. A benchmark that gives every method LoRA's rate and the default start measures the benchmark.
+# This is why Step 5 counts the rates tried. The rescue has its price: the examples make the prompt several times as
+# long, and every request with it.
 #
 # ## Step 9 · Why prompt tuning fails on small models
 #
@@ -869,7 +869,7 @@ claim("name-or-settings", min(run["test_loss"] for run in careless) - max(low), 
 # prompt can draw attention to itself. What it *cannot* do is to change how the tokens of the question attend to each
 # other, relative to one another: their queries and keys are what they were. Let us check this for the tuned prompt.
 
-# %% [markdown] lang="zh" partner="3955e8e1"
+# %% [markdown] lang="zh" partner="44eba275"
 # 同一个方法、同一个名字：随意设置，什么也学不会；从完整样例出发，每个种子的损失都不到其他起点的一半，写出的东西里也有了合法的 JSON。
 # 有多少，各个种子相差很大；答对的题始终很少。如果一个评测给所有方法都用 LoRA 的学习率和默认起点，它测的只是它自己。所以第 5 步要数清
 # 试过几个学习率。补救也有代价：样例让提示长了好几倍，每次请求都要跟着变长。
@@ -1118,15 +1118,15 @@ claim("adapter-helps-dialogue", with_adapter - before, at_least=0.05)
 # right: so small a base remembers only so much, and in these dialogues the place must often be found two turns earlier.
 # An adapter teaches the habit of answering. It does not make the model larger.
 #
-# **Prompt tuning, for JSON.** You have run it: Step 5 and Step 8. On this small base the form can be called up now and then, if
-# the prompt starts from worked examples, and the facts hardly at all. For JSON on a model of this size, take LoRA or an
-# adapter.
+# **Prompt tuning, for JSON.** You have run it: Step 5 and Step 8. On this small base the form can be called up some of
+# the time, if the prompt starts from worked examples, and the facts hardly at all. For JSON on a model of this size,
+# take LoRA or an adapter.
 #
 # ### What should my loss be?
 #
 # Loss of the last steps and CPU seconds on one thread, over the stored seeds:
 
-# %% [markdown] lang="zh" partner="b48d77a0"
+# %% [markdown] lang="zh" partner="1339081a"
 # 原来的 Llama 爱反问，加了适配器之后更常直接说出事实。但答错的仍然比答对的多：这么小的基座记不住太多东西，而且这些对话里，地名往往
 # 要到两轮之前去找。适配器教会的是回答的习惯，它不会让模型变大。
 #
@@ -1142,19 +1142,19 @@ for name in [*FAMILY, "prompt-examples"]:
     (low, high), seconds = band("methods", name, what="loss"), band("methods", name, what="cpu_seconds")
     print(T("last-loss").format(name=T(name), low=low, high=high, fast=seconds[0], slow=seconds[1]))
 
-# %% [markdown] lang="en" partner="f7024d28"
+# %% [markdown] lang="en" partner="54cddc07"
 # ## Bug museum
 #
-# Nothing crashes here. Symptom first; guess the cause before you read on. Each claim is about the weakest of your run and
-# the stored seeds of the same exhibit.
+# Nothing crashes here. Symptom first; guess the cause before you read on. Each measured claim is about the weakest of
+# your run and the stored seeds of the same exhibit.
 #
 # **Exhibit 1.** A colleague trains an adapter, on your data with your settings. After thirty steps the loss looks fine.
 # The answers are wrong.
 
-# %% [markdown] lang="zh" partner="403d260c"
+# %% [markdown] lang="zh" partner="f81fa638"
 # ## 错误博物馆
 #
-# 程序都不报错。先看症状，猜猜原因，再往下读。每条断言针对的，都是你这次运行和同一展品存储的各个种子里最弱的一个。
+# 程序都不报错。先看症状，猜猜原因，再往下读。每条实测的断言，取的都是你这次运行和同一展品已存储的各个种子里最弱的一个。
 #
 # **展品一**。同事用你的数据、你的设置训练一个适配器。三十步之后，损失看上去不错，答案却是错的。
 

@@ -380,7 +380,7 @@ claim(
     at_most=-0.2,
 )
 
-# %% [markdown] lang="en" partner="5add5f97"
+# %% [markdown] lang="en" partner="462dca21"
 # It mostly gets the *form* of the JSON right, and hardly ever the whole answer. In classification the decoder is far
 # ahead on topics, in both languages. On reviews it is ahead by a few points in Chinese; in English nothing is
 # decided. In none of the four is the encoder ahead. Is it merely trained badly? Its rates lie inside the range that
@@ -405,7 +405,7 @@ claim(
 # 点评上，中文里它领先几个百分点，英文里未定。四个比较里，编码器一次也没有领先。会不会只是没训练好？
 # 它取的学习率都在试过的范围之内，再高也没有好处。解码器在点评上取的倒是最高一档，再高说不定还能好一点；不过开发集里点评不多，选得比较粗。
 # 可见“分类选 BERT”不是架构决定的规律。原因很可能在预训练目标（本课没有检验）：一段一百个词元的文本，解码器能学一百次猜测，
-# 编码器只能学被掩盖的那些；同样少的文本，它学到的语言就更少。文本多得多的时候，次序可能反过来：据报道，在真实的规模上，同样预训练的编码器在分类上*领先*
+# 编码器只能学被掩盖的那些；同样少的文本，它学到的语言就更少。文本多得多的时候，次序可能反过来：有论文报告，在真实的规模上，同样预训练的编码器在分类上*领先*
 # （Weller 等，见文末）。到那时，这条经验就好用了，实践中还多一条理由：公开的编码器小、便宜，而且读得够多。
 # 其中的 MiniLM 会在第 3 步用英文做同一个任务，自身的权重一个也不训练。
 #
@@ -852,12 +852,12 @@ claim(
     "size-by-seed", sum(big > small for big, small in zip(seeds["large"], seeds["medium"], strict=True)), between=(1, 4)
 )
 
-# %% [markdown] lang="en" partner="242feb0c"
+# %% [markdown] lang="en" partner="6affc9d1"
 # The *form* is cheap: even the smallest writes valid JSON each time. Copying the name of the place out of the
 # question already takes a larger model, and in this run the loss falls with each size. Whole answers are another
 # matter. Three of the four steps are measurably better. The fourth, from medium to large in English, is *undecided*,
 # and the seeds show why: in some trainings the largest learns to tell the topics apart, in others not yet, and in
-# some seeds the medium one is ahead. A single lucky seed would have told you "larger is better", an unlucky one the
+# three of the five seeds the medium one is ahead. A single lucky seed would have told you "larger is better", an unlucky one the
 # opposite. (The interval itself counts only what depends on the questions asked, not the luck of a training. So look
 # at the seeds, too.)
 #
@@ -871,10 +871,10 @@ claim(
 # and it has never read a review; other documents took their place. How surprised is each by reviews that neither has
 # seen?
 
-# %% [markdown] lang="zh" partner="aa3f4589"
+# %% [markdown] lang="zh" partner="7c8bab46"
 # *格式*不贵：最小的模型也次次写出合法的 JSON。要把问题里的地名抄对，就得大一些的模型；这次运行里，损失随规模一级级下降。
 # 整条答对是另一回事。四次放大里，有三次测得出变好；第四次，英文从中到大，*未定*。看看各个种子就明白：
-# 最大的模型有几次学会了分辨话题，有几次还没学会，有的种子里反而是中等的领先。只看一个种子，运气好，结论是“越大越好”；运气差，
+# 最大的模型有几次学会了分辨话题，有几次还没学会，五个种子里有三个反而是中等的领先。只看一个种子，运气好，结论是“越大越好”；运气差，
 # 结论正相反。（区间只算换一批问题会差多少，不算训练的运气，所以种子也要看。）
 #
 # 规模的代价是时间和显存。所以先从小的开始：任务、数据、代码对不对，小模型几秒钟就能看出来；然后往上加，多跑几个种子，

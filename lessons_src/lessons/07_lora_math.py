@@ -621,7 +621,7 @@ claim("loss-at-4", improvement[RANKS.index(4)].item(), at_least=0.85)
 claim("answers-at-4", (judged[RANKS.index(4), 2] / whole[2]).item(), at_most=0.5)
 claim("json-at-8", judged[RANKS.index(8), 1].item(), at_least=0.8)
 
-# %% [markdown] lang="en" partner="0721bced"
+# %% [markdown] lang="en" partner="778a2f8b"
 # Go through the curves. The *loss* says that all is there after a handful of terms. It is a mean over tokens, and most tokens of an
 # answer are form: braces, keys, a name copied from the question. The *form* comes next: with eight terms the JSON is valid. The
 # *right answers* come last; they hang on a few tokens, and on the tail.
@@ -629,22 +629,22 @@ claim("json-at-8", judged[RANKS.index(8), 1].item(), at_least=0.8)
 # So "the update has low rank" is half true. It is far more concentrated than chance, and what it teaches first, the form, is
 # indeed of low rank. But cut it, and you lose what matters while the loss hardly moves.
 #
-# Does LoRA of rank 8 then lose the answers, too? Not these: it is trained at that rank and looks for an update of its own, not
-# for this cut (Step 5). In every one of the stored seeds, after as few steps as here, it answers more questions right than the
-# cut of the same rank. After so few steps it does not always reach full fine-tuning (compare the last two ranges below);
-# lesson 08 trains both for longer. Below, the range of five seeds (`make experiments`) for the spectra, then
-# for the right answers.
+# Does LoRA of rank 8 then lose the answers, too? Not as the cut does: it is trained at that rank and looks for an
+# update of its own, not for this cut (Step 5). In every one of the stored seeds, after as few steps as here, it answers
+# more questions right than the cut of the same rank. After so few steps it does not always reach full fine-tuning
+# (compare the last two ranges below); lesson 08 trains both for longer. Below, the range of five seeds
+# (`make experiments`) for the spectra, then for the right answers.
 
-# %% [markdown] lang="zh" partner="b1746fb5"
+# %% [markdown] lang="zh" partner="161910dd"
 # 逐条来看。*损失*说：有几项就全齐了。可它是对词元取的平均，而答案里的词元大多是格式：花括号、键名、从问题里抄来的地名。接着到位的是
 # *格式*：八项时 JSON 就合法了。*答对*来得最晚：它取决于少数几个词元，取决于那条尾巴。
 #
 # 所以“更新量是低秩的”只对了一半。它远比随机情形集中，它最先教会的东西，也就是格式，的确是低秩的。但若把它截断，丢掉的恰恰是要紧的，
 # 而损失几乎不动。
 #
-# 那么秩 8 的 LoRA 也会丢掉这些答案吗？不会：它就在这个秩上训练，找的是自己的更新量，不是这个截断（第 5 步）。在存储的每一个种子里，
-# 训练步数和这里一样少，它答对的题都比同秩的截断多。步数这么少时，它不一定赶得上全量微调（比较下面最后两行的范围）；第 08 课把两者
-# 都训练得更久。下面是五个种子（`make experiments`）的范围，先是谱，再是正确率。
+# 那么秩 8 的 LoRA 也会这样丢掉答案吗？不像截断丢得那么多：它就在这个秩上训练，找的是自己的更新量，不是这个截断（第 5 步）。
+# 训练步数和这里一样少时，在存储的每一个种子里，它答对的题都比同秩的截断多。不过步数这么少，它不一定赶得上全量微调（比较下面
+# 最后两行的范围）；第 08 课把两者都训练得更久。下面是五个种子（`make experiments`）的范围，先是谱，再是正确率。
 
 # %%
 import json

@@ -146,13 +146,13 @@ print(f"{base.num_parameters():,} · {original[:16]}…")
 step(2)
 
 # %% [markdown] lang="en" partner="989f949b"
-# Questions and the JSON that we want, about the forty documented places. To use your own, put the name of a JSONL or CSV
-# file into `my_file`: with the columns `question` and `response`, or with `question`, `place`, `topic`, `answer`, of which the
-# JSON is made. Every cell below then runs with it. Step 7 asks the course's questions; to have it ask yours as well, put a
-# file of held-out questions, none of which stands in `my_file`, into `my_test`. The comparisons and the museum keep the
-# course's rows.
+# Questions and the JSON that we want, about the forty documented places. To use your own, put the name of a JSONL or
+# CSV file into `my_file`: with the columns `question` and `response`, or with `question`, `place`, `topic` and
+# `answer`, the last three of which make up the JSON. Every cell below then runs with it. Step 7 asks the course's
+# questions; to have it ask yours as well, name in `my_test` a file of held-out questions, none of which is in
+# `my_file`. The comparisons and the museum keep the course's rows.
 
-# %% [markdown] lang="zh" partner="56fc6197"
+# %% [markdown] lang="zh" partner="cb780af0"
 # 数据是问题和我们想要的 JSON，只涉及四十个有问答资料的地方。要用自己的数据，把 JSONL 或 CSV 文件名填进 `my_file` 即可。列名为
 # `question` 和 `response`，或者 `question`、`place`、`topic`、`answer`（由后三列生成 JSON），后面的单元格都照样能跑。第 7 步问的是
 # 课程的问题；想让它也问你自己的，就留出一批 `my_file` 里没有的问题，把文件名填进 `my_test`。各处对比和“错误博物馆”用的仍是课程的样例。
@@ -227,7 +227,7 @@ config = LoraConfig(
     task_type="CAUSAL_LM",
 )
 
-# %% [markdown] lang="en" partner="85bedd88"
+# %% [markdown] lang="en" partner="82ed46ee"
 # | argument | what it is | when it is wrong |
 # |---|---|---|
 # | `r` | the rank: width of the two thin matrices | 0 is refused; above the smaller side of a weight it only wastes parameters, and `peft` lets you |
@@ -247,7 +247,7 @@ config = LoraConfig(
 # | `r` | 秩：两个瘦长矩阵的宽度 | 0 会被拒绝；大于权重较短的一边纯属浪费参数，而 `peft` 不会拦你 |
 # | `lora_alpha` | 缩放系数：更新量乘以 `lora_alpha / r` | 加载或合并时忘了它，所有更新的大小都不对（展品一） |
 # | `target_modules` | 给哪些线性层加矩阵：一个名字列表，或一个正则表达式 | 名字不存在会被拒绝；多半是抄了别的架构的名字 |
-# | `lora_dropout` | 训练时在 A 之前做随机失活 | 设得太高会拖慢学习；为样例少、训练久的情形准备（这里没有实测） |
+# | `lora_dropout` | 训练时在 A 之前做随机失活 | 设得太高会拖慢学习；本是为样例少、训练久的情形而设（这里没有实测） |
 # | `bias` | 是否连偏置一起训练 | 不是 `"none"` 的话，基座自己也动了，取下适配器也回不到原样 |
 # | `task_type` | 模型的包装方式 | 不写的话，新加的分类头既不训练也不保存（展品二） |
 # | `modules_to_save` | 整层训练、随适配器保存的层 | 新加的层忘了写进来，就一直是随机的 |
@@ -693,13 +693,14 @@ pairs = zip(setting("lr", models.RATES["tiny"]["full"]), setting("lr", stored["d
 claim("full-rate-behind", sum(low["unseen"]["answer"] < high["unseen"]["answer"] for low, high in pairs), equals=5)
 claim("full-rate-lag", default - exact(setting("lr", models.RATES["tiny"]["full"])), at_least=0.02)
 
-# %% [markdown] lang="en" partner="d5931355"
-# Now you: train short with a setting of your own, and see where your dot lands. `targets` is a name from the dictionary; a rate,
-# rank or alpha may be any number. The dot is one run, on a third of the test questions.
+# %% [markdown] lang="en" partner="c14aebdf"
+# Now you: train short with a setting of your own, and see where your dot lands. `targets` is a name from the
+# dictionary; a rate or alpha may be any positive number, a rank any whole number that `check_config` takes. The dot is
+# one run, on a third of the test questions.
 
-# %% [markdown] lang="zh" partner="17f5c449"
-# 现在轮到你：换一个设置短训一次，看你的圆点落在哪里。`targets` 填字典里的名字；学习率、秩和 alpha 可以是任意数。圆点是一次运行，
-# 只用了三分之一的测试问题。
+# %% [markdown] lang="zh" partner="39416632"
+# 现在轮到你：换一个设置短训一次，看你的圆点落在哪里。`targets` 填字典里的名字；学习率和 alpha 可以是任意正数，秩可以是
+# `check_config` 接受的任意整数。圆点是一次运行，只用了三分之一的测试问题。
 
 # %%
 TARGETS = {

@@ -565,7 +565,7 @@ def gaps(n, ef):
 
 print(T("gap-head").format(efs=stored["efs"]))
 for n in stored["sizes"]:
-    print(f"{n:>6,} ({len(gaps(n, 10))})", *(f"{metrics.mean(gaps(n, ef)):+.3f}" for ef in stored["efs"]))
+    print(f"{n:>6,} ({len(gaps(n, 10))})", *(f"{metrics.mean(gaps(n, ef)):+z.3f}" for ef in stored["efs"]))
 
 # %%
 up_to_10k = [abs(metrics.mean(gaps(n, ef))) for n in stored["sizes"] if n <= 10_000 for ef in stored["efs"]]
@@ -574,16 +574,16 @@ claim("as-hnswlib", max(up_to_10k), at_most=0.01)
 claim("hnswlib-ahead-beyond", -min(beyond), between=(0.01, 0.03))
 claim("one-seed-is-no-mean", max(map(abs, gaps(10_000, 10))), at_least=0.02)
 
-# %% [markdown] lang="en" partner="4500a640"
+# %% [markdown] lang="en" partner="58d9e978"
 # Up to ten thousand vectors the two agree to a hundredth, as means over three to five seeds. Beyond that there is one seed
 # for each size, and ours finds *less* at the smaller values of `ef`, by up to 0.025. Is that the size, or chance? One seed
 # cannot tell: at ten thousand one seed is 0.03 apart (in our favour), while the mean of the three is below 0.01. So we claim a
 # hundredth up to ten thousand vectors, and nothing beyond.
 
 # %% [markdown] lang="zh" partner="59699c09"
-# 一万个向量以内，按三到五个种子的平均，两者相差不到百分之一。再往上每个规模只有一个种子，而且 `ef` 较小时我们找到的*更少*，最多少 0.025。
+# 一万个向量以内，按三到五个种子的平均，两者相差不到 0.01。再往上每个规模只有一个种子，而且 `ef` 较小时我们找到的*更少*，最多少 0.025。
 # 这是规模造成的，还是碰巧？一个种子说明不了：在一万个向量上，有一个种子就差了 0.03（我们占优），而三个种子平均不到 0.01。
-# 所以我们只说：一万个以内相差不到百分之一；再往上，不下结论。
+# 所以我们只说：一万个以内相差不到 0.01；再往上，不下结论。
 
 # %% [markdown] lang="en" partner="21798224"
 # ### Take a part away
@@ -717,7 +717,7 @@ for ax in (left, right):
     ax.set(xscale="log", xlabel=T("vectors"))
     ax.set_xticks(stored["sizes"][::2], [f"{n:,}" for n in stored["sizes"][::2]])
     ax.minorticks_off()
-    ax.legend(fontsize=9)
+    ax.legend(fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
 figures.show(fig, alt=T("alt-growth"))
 
 # %%
@@ -977,20 +977,21 @@ claim(
 )
 claim("letters-do-for-keywords", metrics.mean(results[LANG, LANG, "tfidf-svd", "keyword"] == 1), at_least=0.8)
 
-# %% [markdown] lang="en" partner="f6d5d9bc"
+# %% [markdown] lang="en" partner="4c92e5ee"
 # MiniLM reads English meaning and no Chinese. The course's encoder is a tenth of its size and weaker in English; but it
 # reads both languages, and finds Chinese passages for English questions. Letters hardly find a paraphrase. And
 # on keyword questions everybody looks splendid in a language that it reads, which is why a demonstration with keywords
-# proves nothing. For models such as MiniLM 85 % and more are often quoted, on question sets of other kinds; on these
-# paraphrases it is 40 %. A figure belongs to its questions: measure on yours. Even the best is wrong more often than right here, so
-# return several: recall@5 is far above hit@1.
+# proves nothing. For models such as MiniLM 85 % and more are often quoted, on question sets of other kinds; on the
+# English paraphrases here it is 40 %. A figure belongs to its questions: measure on yours. Even the best is wrong more
+# often than right on the paraphrases, so return several: recall@5 is far above hit@1.
 #
 # ## Step 6 · Update
 
-# %% [markdown] lang="zh" partner="abd37360"
+# %% [markdown] lang="zh" partner="81b9e90c"
 # MiniLM 读得懂英文，读不懂中文。课程自带的编码器只有它的十分之一大，英文不如它，但两种语言都懂，还能用英文问题找到中文资料。
 # 只看字形，换个说法就几乎找不到了。而关键词问题，只要语言对得上，谁都答得漂亮，所以用关键词做的演示什么也说明不了。
-# MiniLM 这类模型常被引用的成绩是 85% 以上，那是在别的问题集上；在这些换说法的问题上只有 40%。成绩是和问题集连在一起的，要用自己的问题来测。
+# MiniLM 这类模型常被引用的成绩是 85% 以上，那是在别的问题集上；在这里换说法的英文问题上只有 40%。成绩离不开问题集，
+# 要用自己的问题来测。
 # 遇到换说法的问题，最好的编码器也是错的比对的多，所以要多返回几条：recall@5 远高于 hit@1。
 #
 # ## 第 6 步 · 更新
@@ -1223,16 +1224,16 @@ for written in ("en", "zh"):
 claim("unknown-chinese", unknown, at_least=0.4)
 claim("all-alike", same, at_least=0.4)
 
-# %% [markdown] lang="en" partner="d325b9e5"
+# %% [markdown] lang="en" partner="35b9e30e"
 # *Avoid*: look at the share of `[UNK]`, and at the mean cosine of unlike texts, before the first query.
 #
-# **8 · Neighbours are missing.** `ef_search` is no larger than k: the search gives up early. Raising `ef_search` later
+# **8 · Neighbours are missing.** `ef_search` and k are both small: the search gives up early. Raising `ef_search` later
 # works only once the collection has been closed and opened again.
 
-# %% [markdown] lang="zh" partner="5c04e6e7"
+# %% [markdown] lang="zh" partner="eff08537"
 # *避开*：第一次查询之前，先看 `[UNK]` 占多少，再看毫不相干的文本之间的平均余弦。
 #
-# **8 · 近邻不全。** `ef_search` 不比 k 大，搜索早早收手。事后调大 `ef_search`，要等集合关闭再打开才生效。
+# **8 · 近邻不全。** `ef_search` 和 k 都小，搜索早早收手。事后调大 `ef_search`，要等集合关闭再打开才生效。
 
 
 # %%

@@ -760,7 +760,7 @@ claim("no-turn-opened", [prompted.count(token) for token in (chat.IM_START, chat
 claim("lie-is-believed", (number(fooled), sources), equals=(number(lie), ["lie"]))
 claim("lie-is-gone", number(price_said()[0]), equals=number(today))
 
-# %% [markdown] lang="en" partner="3befc0e9"
+# %% [markdown] lang="en" partner="c58a52ce"
 # The first fails: in a passage `<|im_end|>` is text like any other (`assistant.prompt` sees to that), so that a document
 # cannot open a turn. (To a large model its words may still be an order.) The second works: **what is found is believed**,
 # and a lie in plain words looks like any other passage. The source beside the answer shows where it came from, and one
@@ -770,7 +770,7 @@ claim("lie-is-gone", number(price_said()[0]), equals=number(today))
 # %% [markdown] lang="zh" partner="2c10ecd8"
 # 第一份没得逞：文章里的 `<|im_end|>` 只是普通文字（由 `assistant.prompt` 处理），文档没法另起一轮。（不过那句话本身，大模型仍可能当成命令。）
 # 第二份得逞了：**检索到什么，就信什么**，平平常常写出来的谎话，看上去和别的文章没有两样。回答旁边的来源说明了它出自哪里，
-# 一个 `DELETE` 就能清掉。防线不在提示词里：有权定价的人才有权写文档。这个服务器没有密码，所以只监听 127.0.0.1。
+# 一个 `DELETE` 就能清掉。防线不在提示词里：只让有权定价的人写文档。这个服务器没有密码，所以只监听 127.0.0.1。
 
 # %% [markdown] lang="en" partner="ac2e6b3a"
 # A question about nothing that we know gets no invention. And bad input gets a clear refusal, never a stack trace; the
@@ -989,7 +989,7 @@ claim("policy-found", hit_3, at_least=0.6)
 claim("never-is-dearest", never - always, at_least=1.0)
 claim("refusals-missed", refusals_found, at_most=0.4)
 
-# %% [markdown] lang="en" partner="3aa61c52"
+# %% [markdown] lang="en" partner="e5111339"
 # Compare the baseline with the dullest rule of all, handing everything over. A handful of dev tickets is too few to choose a
 # threshold, and distance is a weak sign of trouble: a lost child is not *far* from the policies, it is urgent. And of the
 # refusals the baseline finds next to none: some go to a person, and a wish that a rule forbids reads much like one that it
@@ -1008,7 +1008,7 @@ claim("refusals-missed", refusals_found, at_most=0.4)
 # %% [markdown] lang="zh" partner="862a18f6"
 # 把基线和最笨的规则“全部转人工”比一比。开发集只有寥寥几条工单，选不出可靠的阈值；而且距离只是很弱的信号：孩子走丢了，这种工单离规章
 # 并不*远*，只是十万火急。至于该拒绝的，基线几乎一条也认不出：有的转了人工，而规章不许的要求和规章准许的要求，读起来又差不多。
-# **你的任务**：重写 `route(ticket)`，让 `check_route` 说通过：代价低于全部转人工，并且认出一半以上该拒绝的工单。哪些词、哪些例子说明需要真人？
+# **你的任务**：重写 `route(ticket)`，让 `check_route` 判为通过：代价低于全部转人工，并且认出一半以上该拒绝的工单。哪些词、哪些例子说明需要真人？
 # 最相近的规章对什么说*不*？用 `check_route(route, dev_tickets)` 来调，测试集只看一次。然后让助手对其余工单引用规章作答，并读一读其中十条。
 #
 # ## 扩展二：推荐
@@ -1169,11 +1169,11 @@ with subprocess.Popen([program, "run", *address], **quiet) as database:
 claim("same-code", served, equals=fill(open_client(folder / "embedded")))
 
 # %% [markdown] lang="en" partner="30d46037"
-# **More customers.** What does one process stand? Stored from `make bench`: the program behind waitress, in a process of its
-# own, asked by one client and by sixteen at once; throughput and waiting time as ratios to the single client, since seconds
-# say more about the machine.
+# **More customers.** How much can one process take? Stored from `make bench`: the program behind waitress, in a process
+# of its own, asked by one client and by sixteen at once; throughput and waiting time as ratios to the single client,
+# since seconds say more about the machine.
 
-# %% [markdown] lang="zh" partner="2c4bdb4c"
+# %% [markdown] lang="zh" partner="c948cae2"
 # **更多顾客。** 一个进程撑得住多少？下面是 `make bench` 存储的结果：程序在 waitress 后面独占一个进程，先由一个客户端提问，再由十六个同时提问；
 # 吞吐量和等待时间都写成与单个客户端之比，因为秒数更多反映的是机器。
 
@@ -1188,12 +1188,13 @@ claim("crowd-no-errors", sum(row["errors"] for row in bench["ratios_to_one_clien
 claim("crowd-throughput", crowd["requests_a_second"], at_most=2)
 claim("crowd-waits", crowd["p50"], at_least=6)
 
-# %% [markdown] lang="en" partner="ba358889"
+# %% [markdown] lang="en" partner="3b8a1493"
 # Nobody is turned away, and nobody is served faster: one model answers one question at a time, so that sixteen wait for each
 # other. More customers at once need more processes, or a server that computes several answers in one batch.
 
 # %% [markdown] lang="zh" partner="58d17db5"
-# 没有人被拒之门外，也没有人更快：一个模型一次只答一个问题，十六个人就要排队。要同时服务更多顾客，就得多开进程，或者换一种能把几个回答并成一批来算的服务器。
+# 没有人被拒之门外，也没有人更快得到回答：一个模型一次只答一个问题，十六个人就要排队。要同时服务更多顾客，就得多开进程，
+# 或者换一种能把几个回答并成一批来算的服务器。
 
 # %% [markdown] lang="en" partner="89b87b45"
 # Several API processes need one more thing: a single writer. Two processes on one folder lose data silently (lesson 09).

@@ -148,19 +148,14 @@ def mask_table(tokenizer: PreTrainedTokenizerBase, example: dict[str, list[int]]
     return [(_shown(p), label, label != IGNORED) for p, label in zip(pieces, example["labels"], strict=True)]
 
 
-# How a byte-level vocabulary spells bytes (GPT-2's table): printable ones as themselves, the others from U+0100 on.
-_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
-_BYTES = {chr(b): b for b in _PRINTED} | {
-    chr(256 + i): b for i, b in enumerate(sorted(set(range(256)).difference(_PRINTED)))
-}
-
-
 def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """The text of each token; a byte of a divided character is a lone surrogate, so that pieces can be joined again."""
-    texts = [tokenizer.decode([i]) for i in ids]
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    texts, spelled = [tokenizer.decode([i]) for i in ids], {char: byte for byte, char in bytes_to_unicode().items()}
     for n, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        if "\ufffd" in texts[n] and all(char in _BYTES for char in token):
-            texts[n] = bytes(_BYTES[char] for char in token).decode("utf-8", "surrogateescape")
+        if "\ufffd" in texts[n] and all(char in spelled for char in token):  # a byte-level vocabulary
+            texts[n] = bytes(spelled[char] for char in token).decode("utf-8", "surrogateescape")
     return texts
 
 
