@@ -1,4 +1,4 @@
-# %% [markdown] lang="en" partner="85a384ce"
+# %% [markdown] lang="en" partner="814aca16"
 # # 02 · Tasks and methods
 #
 # **After this lesson you can**
@@ -9,10 +9,10 @@
 # - choose a task form and a method together, and give measured reasons.
 #
 # **Before you start**: lesson 01 (loss, mask, stop token).
-# **Time**: about 70 minutes with the exercises; the cells themselves run for less than two minutes on one CPU core.
+# **Time**: about 70 minutes with the exercises; the cells themselves run for a little over two minutes on one CPU core.
 # **Memory**: 1.5 GB.
 
-# %% [markdown] lang="zh" partner="39392b73"
+# %% [markdown] lang="zh" partner="c7e3f73f"
 # # 02 · 微调的任务与方法
 #
 # **学完这一课，你能够**
@@ -23,7 +23,7 @@
 # - 把任务形式和方法放在一起选，并且拿得出测量结果作理由。
 #
 # **预备知识**：第 01 课（损失、掩码、结束符）。
-# **时间**：连同练习约 70 分钟；代码本身在单核 CPU 上不到两分钟跑完。
+# **时间**：连同练习约 70 分钟；代码本身在单核 CPU 上两分钟多一点跑完。
 # **内存**：1.5 GB。
 
 # %%
