@@ -88,8 +88,10 @@ def move_sliders(page) -> str:
     for slider in page.locator(".widget-slider").all():
         box = slider.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
         before = box.evaluate(SHOWN)
-        slider.locator("[role=slider]").focus()
-        page.keyboard.press("ArrowRight")
+        handle = slider.locator("[role=slider]")
+        at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+        handle.focus()
+        page.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
         for _ in range(60):
             if (now := box.evaluate(SHOWN)) and now != before:
                 break
