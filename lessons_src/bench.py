@@ -26,7 +26,7 @@ BODIES = {
     "/answer": {"question": "Can I get my money back for a day ticket?", "language": "en"},
 }
 COLUMNS = ("requests_a_second", "p50", "p95")
-PROGRAM = ["-m", "waitress", "--threads=40", "--max-request-body-size=2097152", "--call", "tunelab.serve:create_app"]
+PROGRAM = ["--threads=40", "--max-request-body-size=2097152", "--call", "tunelab.serve:create_app"]
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def served() -> Iterator[str]:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         environ = os.environ | {"TUNELAB_FOLDER": folder, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, PROGRAM[0], PROGRAM[1], f"--listen=127.0.0.1:{port}", *PROGRAM[2:]]
+        command = [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", *PROGRAM[2:]]
         with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as program:
             try:
                 url = f"http://127.0.0.1:{port}"
@@ -47,6 +47,8 @@ def served() -> Iterator[str]:
                         break
                     except OSError:  # not listening yet
                         time.sleep(0.2)
+                else:
+                    raise SystemExit(f"the program ended with status {program.returncode}: its error stands above")
                 yield url
             finally:
                 program.terminate()

@@ -279,8 +279,14 @@ def run_depth(part: str, method: str, lang: str, seed: int, lr: float) -> dict[s
 
 def run_cell(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
     """What the claims of one cell of the lesson read, at the cell's own settings (``lr``: the rate of its adapters)."""
-    cell = {"pad-labels": _pad_labels, "frozen-head": _frozen_head, "bad-adapter": _bad_adapter, "llama": _llama}
-    return (cell | {"bert": _bert})[method](lang, seed, lr)
+    cells = {
+        "pad-labels": _pad_labels,
+        "frozen-head": _frozen_head,
+        "bad-adapter": _bad_adapter,
+        "llama": _llama,
+        "bert": _bert,
+    }
+    return cells[method](lang, seed, lr)
 
 
 def _llama(lang: str, seed: int, lr: float) -> dict[str, Any]:

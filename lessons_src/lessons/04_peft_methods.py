@@ -774,6 +774,10 @@ claim(
     at_most=1,
 )
 claim("place-not-number", min(answers["ia3"]) - max(in_front), at_least=0.0)
+forms = [run["valid"] for name in FAMILY if name not in ("prompt", "p-tuning") for run in seeds("methods", name)]
+claim("form-learnt", min(forms), at_least=0.5)
+small = sorted(("vera", "ia3", "norms"), key=lambda name: metrics.mean(answers[name]))
+claim("by-size", small, equals=sorted(small, key=sizes.get))
 
 
 def beside_best(method):

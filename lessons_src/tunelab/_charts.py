@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .session import language
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -215,10 +217,3 @@ def draw(chart: Chart, path: Sequence[str] = (), lang: str | None = None) -> Fig
     ax.set(xlim=(0, chart.size[0]), ylim=(chart.size[1], 0))
     ax.axis("off")
     return fig
-
-
-def language() -> str:
-    """The session's language; English before there is one."""
-    from . import session
-
-    return session.current().lang if session.has_begun() else "en"

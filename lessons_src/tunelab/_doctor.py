@@ -22,7 +22,7 @@ _Row = tuple[bool, str, str, str]  # ok, what is checked, what was found, what t
 
 def doctor(lang: str | None = None) -> bool:
     """Show one line a check, each ok or with what to do; return whether all are ok. Works before `start()` too."""
-    lang = lang or (session.current().lang if session.has_begun() else "en")
+    lang = lang or (session.language())
 
     def say(en: str, zh: str) -> str:
         return zh if lang == "zh" else en

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from . import accounting
-from ._charts import ARTICLE, CORRECTED, Chart, Edge, Node, draw, language
+from ._charts import ARTICLE, CORRECTED, Chart, Edge, Node, draw
+from .session import language
 
 __all__ = [
     "ARTICLE",

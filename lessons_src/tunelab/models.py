@@ -98,7 +98,7 @@ def default_embedder() -> str:
     """The sentence encoder that :func:`load_embedder` takes for the session's profile and language."""
     from . import session
 
-    return DEFAULT_EMBEDDER[_profile()[0]][session.current().lang if session.has_begun() else "en"]
+    return DEFAULT_EMBEDDER[_profile()[0]][session.language()]
 
 
 def _load(name: str, kind: Any) -> tuple[Any, Any]:

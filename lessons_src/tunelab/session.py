@@ -85,6 +85,11 @@ def has_begun() -> bool:
     return _current is not None
 
 
+def language() -> str:
+    """The session's language; English before there is one."""
+    return _current.lang if _current else "en"
+
+
 def start(lesson: str, lang: str, profile: str | None = None, seed: int = 0) -> Session:
     """Begin a lesson and print one line about it; calling it again is harmless.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chat import IGNORED
 from .display import Progress
-from .session import current, has_begun
+from .session import language
 
 if TYPE_CHECKING:
     import torch
@@ -38,16 +38,11 @@ class History:
         return sum(tail) / len(tail) if tail else math.nan
 
     def __repr__(self) -> str:
-        if _in_chinese():
+        if language() == "zh":
             stopped = "，中途停止" if self.interrupted else ""
             return f"{len(self.losses)} 步，{self.tokens:,} 个词元，最终损失 {self.final:.3f}{stopped}"
         stopped = ", interrupted" if self.interrupted else ""
         return f"{len(self.losses)} steps, {self.tokens:,} tokens, final loss {self.final:.3f}{stopped}"
-
-
-def _in_chinese() -> bool:
-    """Whether the session that runs, if one does, is in Chinese."""
-    return has_begun() and current().lang == "zh"
 
 
 def fit(
@@ -126,7 +121,7 @@ def fit(
             stepper.zero_grad()
             history.losses.append(value)
             history.tokens += int(batch["attention_mask"].sum())
-            bar.update(step + 1, f"{'损失' if _in_chinese() else 'loss'} {value:.3f}")
+            bar.update(step + 1, f"{'损失' if language() == 'zh' else 'loss'} {value:.3f}")
         if on_eval and eval_every:
             history.evaluations.append((steps, on_eval(steps)))
     except KeyboardInterrupt:
