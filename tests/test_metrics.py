@@ -132,3 +132,35 @@ def test_chinese_answers_are_compared_as_characters():
     assert metrics.exact_match("两号柜台。", "两号柜台")
     assert metrics.token_f1("柜台", "2号柜台") == pytest.approx(2 * 2 / (2 + 4))
     assert metrics.token_f1("20:00之前", "游览前一天20:00之前") == pytest.approx(2 * 4 / (4 + 9))
+
+
+def test_the_interval_over_seeds_covers_new_seeds_and_new_items():
+    rng, covered, narrow = np.random.default_rng(2), 0, 0
+    for trial in range(150):
+        seeds, items = 0.1 * rng.standard_normal((2, 12, 1)), 0.2 * rng.standard_normal(60)
+        first, second = 0.5 + seeds + items + 0.05 * rng.standard_normal((2, 12, 60))
+        mean, low, high = metrics.bootstrap_seeds(first, second, resamples=300, seed=trial)
+        assert low <= mean <= high
+        covered += low <= 0 <= high  # both systems are equal
+        _, low, high = metrics.bootstrap((first - second).mean(0), resamples=300, seed=trial)
+        narrow += low <= 0 <= high
+    assert 0.85 <= covered / 150 <= 0.99
+    assert narrow / 150 < 0.5  # drawing items alone takes chance among the seeds for a difference
+
+
+def test_the_interval_over_seeds_pairs_the_items():
+    rng = np.random.default_rng(3)
+    hard = rng.random(200)
+    first, second = np.stack([hard + 0.05] * 3), np.stack([hard] * 5)  # seeds need not be as many
+    mean, low, high = metrics.bootstrap_seeds(first, second)
+    assert (mean, low, high) == pytest.approx((0.05, 0.05, 0.05))
+    mean, low, high = metrics.bootstrap_seeds(first)
+    assert low < mean < high and (mean, low, high) == metrics.bootstrap_seeds(first)
+
+
+@pytest.mark.parametrize("wrong", [[0.5, 0.6], [[]], [], np.ones((2, 3, 4))])
+def test_the_interval_over_seeds_refuses_what_is_no_table(wrong):
+    with pytest.raises(ValueError, match="scores are"):
+        metrics.bootstrap_seeds(wrong)
+    with pytest.raises(ValueError, match=r"the same items for both systems: got \(2, 3\) and \(2, 4\)"):
+        metrics.bootstrap_seeds(np.ones((2, 3)), np.ones((2, 4)))

@@ -592,22 +592,11 @@ def by_wording(method):
     return np.stack([np.bincount(wordings, row) for row in right(method)]) / np.bincount(wordings)
 
 
-def interval(*methods, draws=2000):
-    """Mean and 95 % interval of one method's score, or of the difference of two, over drawn seeds and wordings."""
-    rng, scores = np.random.default_rng(0), [by_wording(method) for method in methods]
-    means = []
-    for _ in range(draws):
-        words = rng.integers(0, scores[0].shape[1], scores[0].shape[1])
-        drawn = [one[rng.integers(0, len(one), len(one))].mean(axis=0)[words].mean() for one in scores]
-        means.append(drawn[0] - sum(drawn[1:]))
-    middle = scores[0].mean() - sum(one.mean() for one in scores[1:])
-    return tuple(float(value) for value in (middle, *np.quantile(means, [0.025, 0.975])))
-
-
 # %%
 names = [T("untouched"), T("this-run"), T("lora-seeds"), T("full-seeds")]
 one_run = [metrics.bootstrap(values) for values in (evaluate(base)["answer"], scores["answer"])]
-means, *ends = zip(*one_run, interval("lora"), interval("full"), strict=True)
+over_seeds = [metrics.bootstrap_seeds(by_wording(method)) for method in ("lora", "full")]
+means, *ends = zip(*one_run, *over_seeds, strict=True)
 fig, ax = plt.subplots(figsize=(6, 3))
 colours = ["#999999", *(figures.PALETTE[name] for name in ("vermillion", "orange", "blue"))]
 figures.bars_with_intervals(ax, names, means, list(zip(*ends, strict=True)), colours=colours)
@@ -615,7 +604,7 @@ ax.set(xlabel=T("exact-answers"), xlim=(0, 1.12))
 figures.show(fig, alt=T("alt-evaluation"))
 
 # %%
-gap, low, high = interval("lora", "full")
+gap, low, high = metrics.bootstrap_seeds(by_wording("lora"), by_wording("full"))
 print(T("gap").format(gap=gap, low=low, high=high))
 claim("lora-near-full", low, at_least=-0.05)
 claim("full-near-lora", high, at_most=0.05)

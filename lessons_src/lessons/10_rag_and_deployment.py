@@ -821,24 +821,25 @@ claim("trained-over-http", (job["state"], status), equals=("done", 200))
 status, job = call("POST", "/finetune?adapter=regretted&steps=2000", lines, kind="application/x-ndjson")
 claim("cancelled", call("DELETE", f"/finetune/{job['id']}")[1]["state"], equals="cancelled")
 
-# %% [markdown] lang="en" partner="ae87e97f"
+# %% [markdown] lang="en" partner="a6f414cc"
 # Outside the notebook the same app runs behind a production server, one line in a terminal:
 #
 # `TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --max-request-body-size=2097152 --call tunelab.serve:create_app`
 #
 # It is given nothing but the folder, and the folder holds all that the assistant is: documents, adapters, and in
 # `settings.json` threshold and adapter, as they were given above. (A folder that nobody has set anything in knows no
-# threshold, and always answers, with the base.) This lesson's folder is temporary. To keep it, stop the server and copy it:
+# threshold, and always answers, with the base. And the threshold was chosen on English questions: before you serve Chinese
+# ones, choose one for them.) This lesson's folder is temporary. To keep it, stop the server and copy it:
 # `shutil.copytree(folder / "assistant", "travel-assistant")`. Here is the proof, with a copy that stays in the temporary
 # folder: an app made from the copy alone says what the notebook said, and does not know what it did not know.
 
-# %% [markdown] lang="zh" partner="47e95684"
+# %% [markdown] lang="zh" partner="e418cf42"
 # 在笔记本之外，同一个应用跑在正式的服务器后面，终端里一行命令：
 #
 # `TUNELAB_FOLDER=travel-assistant waitress-serve --listen=127.0.0.1:8000 --threads=40 --max-request-body-size=2097152 --call tunelab.serve:create_app`
 #
 # 给它的只有一个目录，而助手的全部家当都在目录里：文档、适配器，还有 `settings.json` 里的阈值和默认适配器，也就是上面给定的那两个。
-# （谁都没设置过的目录没有阈值，有问必答，由基座作答。）本课的目录是临时的。想留下它，就先停掉服务器，再复制一份：
+# （谁都没设置过的目录没有阈值，有问必答，由基座作答。还有，阈值是用中文问题选的；要回答英文问题，先用英文问题另选一个。）本课的目录是临时的。想留下它，就先停掉服务器，再复制一份：
 # `shutil.copytree(folder / "assistant", "travel-assistant")`。下面验证一下，副本仍放在临时目录里：只凭这份副本建起来的应用，
 # 说的和笔记本里一样，不知道的也照样说不知道。
 

@@ -121,3 +121,36 @@ def bootstrap(
     picks = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
     low, high = np.quantile(data[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(middle), float(low), float(high)
+
+
+def bootstrap_seeds(
+    scores: Any, others: Any = None, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean and percentile interval of a score that must hold for other seeds and other items: ``(mean, low, high)``.
+
+    Seeds and items are both drawn anew. Questions that share a wording are no independent items: give means by wording.
+
+    Args:
+        scores: of one system, (seeds, items).
+        others: of another, (seeds, items): the interval is then that of ``scores`` minus ``others``, for which the same items
+            are drawn (paired), and seeds for each by themselves. The numbers of seeds may differ.
+
+    Raises:
+        ValueError: not two axes, nothing in them, or other items.
+    """
+    import numpy as np
+
+    tables = [np.asarray(table, dtype=float) for table in (scores, others) if table is not None]
+    shapes = [table.shape for table in tables]
+    if any(len(shape) != 2 or 0 in shape or shape[1] != shapes[0][-1] for shape in shapes):
+        raise ValueError(
+            f"scores are (seeds, items), with the same items for both systems: got {' and '.join(map(str, shapes))}"
+        )
+    rng, means = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        items = rng.integers(0, shapes[0][1], shapes[0][1])
+        drawn = [table[rng.integers(0, len(table), len(table))].mean(axis=0)[items].mean() for table in tables]
+        means.append(drawn[0] - sum(drawn[1:]))
+    middle = tables[0].mean() - sum(table.mean() for table in tables[1:])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(middle), float(low), float(high)
