@@ -1,9 +1,10 @@
 """Lesson 04 over several seeds: a dozen ways to tune few parameters, on the same questions with the same number of rates.
 
 Six parts. ``sweep``: four learning rates a method, three seeds, on the dev questions. ``methods``: five other seeds at the
-best rate, as many steps, on the test questions. ``dialogue``: the bottleneck adapter on a Llama-shaped model. ``depth``:
-prompt tuning against LoRA on the first layers of MiniLM. ``museum``: the mistakes of the lesson's bug museum. ``example``:
-the recovery of the Llama and the BERT that answers.
+best rate, as many steps, on the test questions. ``dialogue``: the bottleneck adapter on a Llama-shaped model. ``size``:
+prompt tuning against LoRA on three siblings of different size (``lora@small``), after four rates and three seeds each on dev
+(``size-sweep``), where rates are chosen by the loss on the answers, since the smallest sibling answers hardly anything right.
+``museum``: the mistakes of the lesson's bug museum. ``example``: the recovery of the Llama and the BERT that answers.
 
 The bottleneck adapter, the soft prompt, the conversion to Llama's shape and the mistakes are those of the lesson, read from
 its source.
@@ -46,8 +47,8 @@ RATES = {
     "prompt-examples": VECTORS,
     "llama-adapter": VECTORS,
 }
-DEPTH_RATES = {"lora": (1e-3, 3e-3), "prompt": (3e-3, 3e-2)}
-LAYERS = (1, 3, 6)  # of MiniLM's six
+SIZES = {name: f"travel-family/{name}" for name in ("small", "medium", "large")}  # which differ in nothing else
+SIZE_RATES = {"lora": MATRICES, "prompt": (3e-2, 1e-1, 3e-1, 1.0), "prompt-examples": (3e-2, 1e-1, 3e-1, 1.0)}
 CELLS = {
     "museum": {"pad-labels": world.LANGUAGES, "frozen-head": ("en",), "bad-adapter": world.LANGUAGES},
     "example": {"llama": world.LANGUAGES, "bert": ("en",)},
@@ -105,13 +106,15 @@ def configuration(method: str) -> Any:
     }[method]()
 
 
-def prepared(method: str, lang: str, seed: int) -> Any:
-    """A model that is ready to be trained by ``method``."""
+def prepared(method: str, lang: str, seed: int, base: Any = None) -> Any:
+    """A model that is ready to be trained by ``method``; ``base``: if it is another than the course's."""
     import torch
     from peft import get_peft_model
 
     torch.manual_seed(seed)
-    base, _ = base_model()
+    base = base or base_model()[0]
+    if method == "untouched":
+        return copy.deepcopy(base)
     if method == "full":
         return copy.deepcopy(base).requires_grad_(True)
     if method == "adapter":
@@ -147,8 +150,8 @@ def run(part: str, method: str, lang: str, seed: int, lr: float, journal: str) -
     """One training, scored; adds its line to ``journal``."""
     what = {
         "dialogue": run_dialogue,
-        "depth": run_depth,
-        "depth-sweep": run_depth,
+        "size": run_size,
+        "size-sweep": run_size,
         "museum": run_cell,
         "example": run_cell,
     }
@@ -166,21 +169,22 @@ def asked_questions(lang: str, split: str) -> Any:
     return asked.select(range(0, len(asked), EVERY[split]))
 
 
-def run_questions(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
-    """A fine-tuning on generated questions, scored on hand-written ones."""
+def run_questions(part: str, method: str, lang: str, seed: int, lr: float, base: Any = None) -> dict[str, Any]:
+    """A fine-tuning on generated questions, scored on hand-written ones; ``untouched``: only the scores."""
     import torch
 
     _, tokenizer = base_model()
-    asked = asked_questions(lang, "dev" if part == "sweep" else "test")
+    asked = asked_questions(lang, "dev" if part.endswith("sweep") else "test")
     rows = chat.encode_pairs(tokenizer, data.load("questions", lang, "train", size=STEPS * BATCH, seed=seed))
-    model = prepared(method, lang, seed)
+    model = prepared(method, lang, seed, base)
     result = {"trained": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     started = time.process_time()
-    try:
-        history = training.fit(model, rows, steps=STEPS, lr=lr, batch_size=BATCH, seed=seed, progress=False)
-    except training.TrainingError:  # the rate is so high that the loss is no number
-        return result | {"loss": None, "valid": 0.0, "answer": 0.0, "record": 0.0, "test_loss": 99.0}
-    result |= {"cpu_seconds": round(time.process_time() - started, 1), "loss": round(history.final, 4)}
+    if method != "untouched":
+        try:
+            history = training.fit(model, rows, steps=STEPS, lr=lr, batch_size=BATCH, seed=seed, progress=False)
+        except training.TrainingError:  # the rate is so high that the loss is no number
+            return result | {"loss": None, "valid": 0.0, "answer": 0.0, "record": 0.0, "test_loss": 99.0}
+        result |= {"cpu_seconds": round(time.process_time() - started, 1), "loss": round(history.final, 4)}
     model.eval()
     batch = training.collate(list(chat.encode_pairs(tokenizer, asked)), pad=0)
     with torch.no_grad():
@@ -188,6 +192,14 @@ def run_questions(part: str, method: str, lang: str, seed: int, lr: float) -> di
     scores = metrics.score_json(answers(method, model, list(asked["question"])), asked)
     result |= {name: round(metrics.mean(scores[name]), 4) for name in ("valid", "answer", "record")}
     return result | {"right": "".join("01"[value] for value in scores["answer"])}
+
+
+def run_size(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
+    """The same on a sibling (``lora@small``)."""
+    kind, size = method.split("@")
+    base, _ = models.load_lm(SIZES[size])
+    result = {"parameters": base.num_parameters(), "model_sha256": models.registry()[SIZES[size]]["sha256"]}
+    return result | run_questions(part, kind, lang, seed, lr, base)
 
 
 def turns(tokenizer: Any, lang: str) -> list[tuple[str, str]]:
@@ -219,62 +231,6 @@ def run_dialogue(part: str, method: str, lang: str, seed: int, lr: float) -> dic
     said = chat.complete(model, tokenizer, list(asked))
     right = [fact in reply for reply, fact in zip(said, wanted, strict=True)]
     return result | {"answer": round(metrics.mean(right), 4), "right": "".join("01"[value] for value in right)}
-
-
-def run_depth(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
-    """LoRA or prompt tuning (``lora-3``: on the first three layers of MiniLM) for the topic of an English question."""
-    import peft
-    import torch
-
-    kind, layers = method.split("-")
-    torch.manual_seed(seed)
-    encoder, tokenizer = models.load_encoder("minilm")
-    encoder.encoder.layer = encoder.encoder.layer[: int(layers)]
-    whole = sum(p.numel() for p in encoder.parameters())
-    config = {
-        "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"]),
-        "prompt": lambda: None,
-        "head": lambda: None,
-    }[kind]()
-    vocabulary = encoder.embeddings.word_embeddings.weight
-    prompt = torch.nn.Parameter(vocabulary[torch.randint(1996, len(vocabulary), (TOKENS,))].detach().clone())
-    model = peft.get_peft_model(encoder, config) if config else encoder.requires_grad_(False)
-    head = torch.nn.Linear(384, len(world.TOPICS))
-    train = data.load("questions", "en", "train", size=1000, seed=seed)
-    asked = data.load("questions", "en", "dev" if part == "depth-sweep" else "test")
-    asked = asked.select(range(0, len(asked), 3))
-
-    def logits(questions: list[str]) -> Any:
-        batch = tokenizer(questions, return_tensors="pt", padding=True)
-        mask = batch["attention_mask"]
-        inputs = encoder.embeddings.word_embeddings(batch["input_ids"])
-        if kind == "prompt":
-            inputs = torch.cat([prompt.expand(len(questions), -1, -1), inputs], dim=1)
-            mask = torch.cat([mask.new_ones(len(questions), TOKENS), mask], dim=1)
-        states = model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
-        mask = mask[..., None].float()
-        return head((states * mask).sum(1) / mask.sum(1))  # (questions, topics)
-
-    inside = [prompt] if kind == "prompt" else [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": head.parameters(), "lr": 1e-2}] + ([{"params": inside, "lr": lr}] if inside else [])
-    optimizer, losses = torch.optim.AdamW(groups, weight_decay=0.0), []
-    started = time.process_time()
-    for step in range(60):
-        rows = train.select(range(16 * step, 16 * step + 16))
-        topics = torch.tensor([world.TOPICS.index(topic) for topic in rows["topic"]])
-        loss = torch.nn.functional.cross_entropy(logits(list(rows["question"])), topics)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    seconds = round(time.process_time() - started, 1)
-    model.eval()
-    with torch.no_grad():
-        found = torch.cat([logits(list(asked["question"][i : i + 64])) for i in range(0, len(asked), 64)]).argmax(1)
-    right = [world.TOPICS[i] == topic for i, topic in zip(found.tolist(), asked["topic"], strict=True)]
-    result = {"parameters": whole, "trained": sum(p.numel() for p in inside), "cpu_seconds": seconds}
-    result |= {"loss": round(mean(losses[-10:]), 4), "answer": round(metrics.mean(right), 4)}
-    return result | {"right": "".join("01"[value] for value in right)}
 
 
 def run_cell(part: str, method: str, lang: str, seed: int, lr: float) -> dict[str, Any]:
@@ -382,15 +338,15 @@ def _base_hash() -> str:
 
 
 def finished(journal: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The runs of the journal that were made with this base, by (part, method, language, seed, rate)."""
+    """The runs of the journal that were made with these weights, by (part, method, language, seed, rate)."""
     lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
-    runs = [json.loads(line) for line in lines]
+    runs, known = [json.loads(line) for line in lines], {entry.get("sha256") for entry in models.registry().values()}
     return {
         (run["part"], run["method"], run["lang"], run["seed"], run["lr"]): {
             key: value for key, value in run.items() if key != "base_sha256"
         }
         for run in runs
-        if run["base_sha256"] == _base_hash()
+        if run["base_sha256"] == _base_hash() and run.get("model_sha256", _base_hash()) in known
     }
 
 
@@ -422,26 +378,30 @@ def method_jobs(best: dict[str, float], seeds: int) -> list[tuple[Any, ...]]:
     ]
 
 
-def depth_sweep_jobs() -> list[tuple[Any, ...]]:
-    """LoRA and prompt tuning on MiniLM's first layers: two rates each on dev; English, for MiniLM is English."""
+def size_sweep_jobs() -> list[tuple[Any, ...]]:
+    """LoRA and two starts of prompt tuning on each size: four rates, three seeds."""
     return [
-        ("depth-sweep", f"{kind}-{layers}", "en", SWEEP_SEEDS[0], lr)
-        for kind, layers in product(DEPTH_RATES, LAYERS)
-        for lr in DEPTH_RATES[kind]
+        ("size-sweep", f"{kind}@{size}", lang, seed, lr)
+        for seed, size, (kind, rates) in product(SWEEP_SEEDS, SIZES, SIZE_RATES.items())
+        for lang, lr in product(world.LANGUAGES, rates)
     ]
 
 
-def depth_jobs(done: dict[tuple[Any, ...], dict[str, Any]], seeds: int) -> list[tuple[Any, ...]]:
-    """The same at the better rate, and the head alone, on test."""
+def size_jobs(done: dict[tuple[Any, ...], dict[str, Any]], seeds: int) -> list[tuple[Any, ...]]:
+    """Each at the rate with the least loss on dev over languages and seeds; and the sizes untouched, on test."""
 
-    def best(kind: str, layers: int) -> float:
-        method = f"{kind}-{layers}"
-        scores = {lr: done["depth-sweep", method, "en", SWEEP_SEEDS[0], lr] for lr in DEPTH_RATES[kind]}
-        return max(scores, key=lambda lr: (scores[lr]["answer"], -scores[lr]["loss"]))
+    def best(method: str) -> float:
+        def loss(lr: float) -> float:
+            pairs = product(world.LANGUAGES, SWEEP_SEEDS)
+            return mean(done["size-sweep", method, lang, seed, lr]["test_loss"] for lang, seed in pairs)
 
-    return [
-        ("depth", f"{kind}-{layers}", "en", seed, best(kind, layers) if kind in DEPTH_RATES else 0.0)
-        for seed, layers, kind in product(range(seeds), LAYERS, (*DEPTH_RATES, "head"))
+        return min(SIZE_RATES[method.split("@")[0]], key=loss)
+
+    chosen = {f"{kind}@{size}": best(f"{kind}@{size}") for kind, size in product(SIZE_RATES, SIZES)}
+    untouched = [("size", f"untouched@{size}", lang, 0, 0.0) for size, lang in product(SIZES, world.LANGUAGES)]
+    return untouched + [
+        ("size", method, lang, seed, lr)
+        for seed, (method, lr), lang in product(range(seeds), chosen.items(), world.LANGUAGES)
     ]
 
 
@@ -481,7 +441,7 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def line(r: dict[str, Any]) -> str:
     """One run, for the screen."""
     scores = "".join(f" · {name} {value:.3f}" for name, value in r.items() if isinstance(value, float) and name != "lr")
-    return f"{r['part']:8} {r['method']:14} {r['lang']} seed {r['seed']} lr {r['lr']:g}{scores}"
+    return f"{r['part']:10} {r['method']:22} {r['lang']} seed {r['seed']} lr {r['lr']:g}{scores}"
 
 
 def main() -> None:
@@ -510,8 +470,8 @@ def main() -> None:
         sweep_jobs,
         lambda: method_jobs(best_rates(finished(journal)), args.seeds),
         lambda: dialogue_jobs(args.seeds),
-        depth_sweep_jobs,
-        lambda: depth_jobs(finished(journal), args.seeds),
+        size_sweep_jobs,
+        lambda: size_jobs(finished(journal), args.seeds),
         lambda: cell_jobs(args.seeds),
     ]
     wanted: list[tuple[Any, ...]] = []
