@@ -23,7 +23,7 @@ import jupytext
 from experiments import run_all, store
 from tunelab.paths import CHECKOUT, course_file
 
-SIZES = {1000: 5, 2000: 5, 5000: 5, 10_000: 5, 20_000: 5, 50_000: 5}  # vectors -> seeds: the largest take minutes each
+SEEDS, SIZES = range(5), (1000, 2000, 5000, 10_000, 20_000, 50_000)  # a run of the largest takes minutes
 EFS = (10, 20, 50, 100)
 PARTS: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -175,8 +175,8 @@ def main() -> None:
     journal = (CHECKOUT or Path()) / "build" / "lesson_09.jsonl"
     journal.parent.mkdir(exist_ok=True)
     sizes = [n for n in SIZES if n <= args.largest]
-    wanted: list[tuple[str, int | str, int]] = [("ablations", part, seed) for part in PARTS for seed in range(5)]
-    wanted += [("growth", n, seed) for n in sizes for seed in range(SIZES[n])]
+    wanted: list[tuple[str, int | str, int]] = [("ablations", part, seed) for part in PARTS for seed in SEEDS]
+    wanted += [("growth", n, seed) for n in sizes for seed in SEEDS]
     done = finished(journal)
     missing = [job for job in wanted if job not in done]
     print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them in {journal.name}", flush=True)
