@@ -171,3 +171,27 @@ def test_course_files_are_found_in_a_wheel_too(tmp_path):
     assert run_python(code).split() == ["None", str(tmp_path / "tunelab" / "_course" / "assets" / "a")]
     with pytest.raises(ValueError, match="assets, lessons, checks"):
         paths.course_file("data", "a.jsonl")
+
+
+def test_freed_memory_goes_back_to_the_system_where_glibc_would_keep_it():
+    kept = 'import ctypes, sys; sys.exit(0 if hasattr(ctypes.CDLL(None), "malloc_trim") else 3)'
+    if not sys.platform.startswith("linux") or subprocess.run([sys.executable, "-c", kept]).returncode:
+        pytest.skip("no glibc")
+    code = (
+        "import psutil; from tunelab import session\n"
+        "used = lambda: psutil.Process().memory_info().rss / 1e6\n"
+        "blocks = [bytes(50_000) for _ in range(6000)]; pin = bytes(50_000); high = used(); del blocks; kept = used()\n"
+        "session.trim_memory(); print(high, kept, used())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    high, kept, left = map(float, done.stdout.split())
+    assert high - kept < 150, "glibc returns it unasked: the call is not needed any more"
+    assert high - left > 200
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(session.ctypes, "CDLL", missing)
+    session.trim_memory()

@@ -1,11 +1,14 @@
 """The first line of every lesson: `start(lesson, lang)` sets threads, seeds, fonts and the offline switch."""
 
+import ctypes
+import gc
 import os
 import random
 import sys
 import tomllib
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,3 +207,10 @@ def _too_late(libraries: list[str]) -> str:
         "Restart the kernel and run start() first.",
         zh=f"注意：{names} 在 start() 之前已被导入，线程数或离线开关可能来不及生效。请重启内核，先运行 start()。",
     )
+
+
+def trim_memory() -> None:
+    """Gives freed memory back to the system. glibc keeps it, in pieces too small for the next training; others need no call."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # no glibc here
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

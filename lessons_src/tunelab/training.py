@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chat import IGNORED
 from .display import Progress
-from .session import language
+from .session import language, trim_memory
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,7 @@ def fit(
         raise TrainingError(
             "no parameter of the model requires a gradient: everything is frozen, nothing would be trained"
         )
+    trim_memory()  # what earlier cells have freed would come on top of what this training needs
     make = optimizer or (lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0))
     stepper = make(trained, lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(stepper, lambda step: _rate(step, steps, warmup))
