@@ -205,7 +205,7 @@ losses["classification"] = fitted.final
 
 
 # %%
-def outputs(model, examples, size=50):
+def outputs(model, examples, size=16):
     """What the model computes for the examples, batch by batch, without gradients."""
     model.eval()
     for first in range(0, len(examples), size):
@@ -886,16 +886,16 @@ def pay(name, model, rows, steps, lr, batch_size=16, virtual=0):
     bill[name] = {"trained": trained, "bytes": size, "memory": memory, "seconds": seconds}
 
 
-# %% [markdown] lang="en" partner="ba2f7c8e"
-# **Full fine-tuning.** Everything moves, blocks and head: that is how `judge` was trained in step 2. Ten more steps, on a
+# %% [markdown] lang="en" partner="7cf89912"
+# **Full fine-tuning.** Everything moves, blocks and head: that is how `judge` was trained in step 2. Some more steps, on a
 # copy, make out its bill.
 
-# %% [markdown] lang="zh" partner="71f52c43"
-# **全量微调**。块和头全都参与训练：第 2 步的 `judge` 就是这样练出来的。它还差一份账单，拿副本再走十步来记。
+# %% [markdown] lang="zh" partner="f7ff6ed6"
+# **全量微调**。块和头全都参与训练：第 2 步的 `judge` 就是这样练出来的。它还差一份账单，拿副本再走几步来记。
 
 # %%
 tuned["full"] = judge
-pay("full", OneLabelARow(copy.deepcopy(judge), mood), review_rows, steps=10, lr=1e-3)
+pay("full", OneLabelARow(copy.deepcopy(judge), mood), review_rows, steps=25, lr=1e-3)
 
 # %% [markdown] lang="en" partner="e6eb7fc1"
 # **PEFT**, here LoRA: the blocks are frozen, a pair of low-rank matrices beside each linear layer moves, and the new
@@ -985,8 +985,10 @@ def last_moods(model, rows):
     return [MOODS[row[end].argmax()] for row, end in zip(logits, ends, strict=True)]
 
 
-results, classes = {}, ("full", "lora", "head", "prompt")
-for name in classes:
+judged = scores["classification"]  # in step 2
+results = {"full": {"generated": judged["generated"], "hand": judged["model"]}}
+classes = ("full", "lora", "head", "prompt")
+for name in classes[1:]:
     model = tuned[name]
     judged_by = last_moods if name == "prompt" else moods
     results[name] = {
