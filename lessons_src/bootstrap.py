@@ -260,7 +260,7 @@ def lab(edition, port):
     port = free_port(port)
     token = secrets.token_hex(16)
     command = [venv_python(), "-m", "jupyterlab", notebook, "--ip=127.0.0.1", "--port={}".format(port)]
-    command += ["--ServerApp.port_retries=0", "--log-level=WARN"]
+    command += ["--ServerApp.root_dir={}".format(ROOT), "--ServerApp.port_retries=0", "--log-level=WARN"]
     browser = has_browser()
     if not browser:
         command.append("--no-browser")

@@ -113,6 +113,22 @@ def test_supported_pythons_are_taken(version):
     bootstrap.check_python(version)
 
 
+def test_jupyterlab_serves_the_folder_that_its_printed_address_counts_from(monkeypatch, capsys):
+    class Server:
+        def __init__(self, command, **settings):
+            Server.command = command
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(bootstrap.subprocess, "Popen", Server)
+    assert bootstrap.lab("zh", 8888) == 0
+    assert (
+        f"--ServerApp.root_dir={ROOT}" in Server.command
+    )  # else it is the notebook's own folder, and the page is empty
+    assert "/lab/tree/notebooks/zh/00_start_here.ipynb?token=" in capsys.readouterr().out
+
+
 def test_bootstrap_is_readable_for_old_pythons():
     ast.parse((ROOT / "lessons_src" / "bootstrap.py").read_text(encoding="utf-8"), feature_version=(3, 7))
 
