@@ -30,12 +30,19 @@ def run_all(
     describe: Callable[[dict[str, Any]], str],
     processes: int,
 ) -> list[dict[str, Any]]:
-    """The results of ``function(*job)`` for each job, in order, one process a core; prints a line for each."""
+    """The results of ``function(*job)`` for each job, in order, one process a core; prints a line for each.
+
+    When a job fails, those that have not begun are dropped, so that the error shows at once.
+    """
     with ProcessPoolExecutor(processes, initializer=_one_thread) as pool:
         waiting, results = [pool.submit(function, *job) for job in jobs], []
-        for job in waiting:
-            results.append(job.result())
-            print(describe(results[-1]), flush=True)
+        try:
+            for job in waiting:
+                results.append(job.result())
+                print(describe(results[-1]), flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return results
 
 
