@@ -37,7 +37,7 @@ def served() -> Iterator[str]:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         environ = os.environ | {"TUNELAB_FOLDER": folder, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", *PROGRAM[2:]]
+        command = [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", *PROGRAM]
         with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as program:
             try:
                 url = f"http://127.0.0.1:{port}"
