@@ -1,4 +1,4 @@
-# %% [markdown] lang="en" partner="372d7abd"
+# %% [markdown] lang="en" partner="85a384ce"
 # # 02 · Tasks and methods
 #
 # **After this lesson you can**
@@ -9,10 +9,10 @@
 # - choose a task form and a method together, and give measured reasons.
 #
 # **Before you start**: lesson 01 (loss, mask, stop token).
-# **Time**: about 70 minutes with the exercises; the cells themselves run for about two minutes on one CPU core.
+# **Time**: about 70 minutes with the exercises; the cells themselves run for less than two minutes on one CPU core.
 # **Memory**: 1.5 GB.
 
-# %% [markdown] lang="zh" partner="99508fb0"
+# %% [markdown] lang="zh" partner="39392b73"
 # # 02 · 微调的任务与方法
 #
 # **学完这一课，你能够**
@@ -23,7 +23,7 @@
 # - 把任务形式和方法放在一起选，并且拿得出测量结果作理由。
 #
 # **预备知识**：第 01 课（损失、掩码、结束符）。
-# **时间**：连同练习约 70 分钟；代码本身在单核 CPU 上约两分钟跑完。
+# **时间**：连同练习约 70 分钟；代码本身在单核 CPU 上不到两分钟跑完。
 # **内存**：1.5 GB。
 
 # %%
@@ -112,14 +112,24 @@ def with_head(kind, **labels):
     return model
 
 
+def input_of(row):
+    """What the model is given of a row; the rest is the answer."""
+    return str([row[name] for name in ("text", "question", "context", "request", "messages") if name in row])
+
+
 def fresh(task, size, split="train"):
-    """Generated rows that training does not draw: those of another seed."""
-    return list(data.load(task, LANG, split, size=size, seed=1000 + course.seed))
+    """Generated rows of another seed, less those whose input training happens to draw, too."""
+    drawn = {
+        input_of(row) for row in data.load(task, LANG, split, size=1200, seed=course.seed)
+    }  # no training takes more
+    return [
+        row for row in data.load(task, LANG, split, size=size, seed=1000 + course.seed) if input_of(row) not in drawn
+    ]
 
 
 scores, losses = {}, {}  # by task
 
-# %% [markdown] lang="en" partner="9b2bc417"
+# %% [markdown] lang="en" partner="020b4742"
 # | task | head | label | metric | what needs no model |
 # |---|---|---|---|---|
 # | classification | `...ForSequenceClassification` | one a text | accuracy | the commonest class |
@@ -128,19 +138,19 @@ scores, losses = {}, {}  # by task
 # | generation | the base's own | the tokens of the text | BLEU | always the same plan |
 # | dialogue | the base's own | the assistant's tokens | facts told | the commonest fact |
 #
-# Each task will be scored on two sets: rows that the generator of the training set draws with another seed, and rows that
-# people wrote by hand. Watch the distance between the two.
+# Each task will be scored on two sets: rows that the generator of the training set draws with another seed (less those whose
+# input stands in the training set as well), and rows that people wrote by hand. Watch the distance between the two.
 
-# %% [markdown] lang="zh" partner="1a627673"
+# %% [markdown] lang="zh" partner="9dd26243"
 # | 任务 | 头 | 标签 | 指标 | 不用模型的基线 |
 # |---|---|---|---|---|
 # | 文本分类 | `...ForSequenceClassification` | 每段文本一个 | 准确率 | 最常见的类别 |
-# | 问答 | `...ForQuestionAnswering` | 答案的首、尾词元 | 词级 F1 | 固定的答案 |
+# | 问答 | `...ForQuestionAnswering` | 答案的首、尾词元 | 字级 F1 | 固定的答案 |
 # | 命名实体识别 | `...ForTokenClassification` | 每个词一个 | 实体级 F1 | 每个词最常见的标签 |
 # | 文本生成 | 基座自己的头 | 文本的词元 | BLEU | 永远同一份行程 |
 # | 对话 | 基座自己的头 | 助手说的词元 | 说对的事实 | 最常见的事实 |
 #
-# 每种任务都在两个集合上打分：一个由训练集的生成器换个种子抽出，一个由人逐条手写。请留意两者之间的距离。
+# 每种任务都在两个集合上打分：一个由训练集的生成器换个种子抽出（输入与训练集重复的去掉），一个由人逐条手写。请留意两者之间的距离。
 
 # %% [markdown] lang="en" partner="0598dfb3"
 # ## Step 2 · Classification: was the guest happy?
@@ -228,13 +238,14 @@ def share_right(guesses, rows):
 
 # %%
 by_hand, generated = list(data.load("reviews", LANG, SPLIT)), fresh("reviews", 100, "generated")
-for row, guess in zip(by_hand[:3], moods(judge, by_hand[:3]), strict=True):
+by_hand.sort(key=lambda row: len(row["text"]))  # rows of like lengths in a batch: little padding
+for row, guess in zip(by_hand[::90], moods(judge, by_hand[::90]), strict=True):
     print(row["text"], "▸", guess, f"({row['label']})")
 scores["classification"] = {
     "model": share_right(moods(judge, by_hand), by_hand),
-    "baseline": share_right(["positive"] * len(by_hand), by_hand),
+    "baseline": max(share_right([label] * len(by_hand), by_hand) for label in MOODS),
     "generated": share_right(moods(judge, generated), generated),
-    "generated_baseline": share_right(["positive"] * len(generated), generated),
+    "generated_baseline": max(share_right([label] * len(generated), generated) for label in MOODS),
 }
 print(T("two-sets").format(**scores["classification"]))
 
@@ -366,13 +377,13 @@ scores["qa"] = {
 print(T("two-sets").format(**scores["qa"]))
 claim("qa-generated", scores["qa"]["generated"] - scores["qa"]["generated_baseline"], at_least=0.05)
 
-# %% [markdown] lang="en" partner="cb669545"
-# It has begun to learn, no more: seconds of training, generated passages. On the desk's real terms, with questions that
-# hardly share a word with the passage, it finds next to nothing; lesson 09 takes those questions up again with vectors.
+# %% [markdown] lang="en" partner="1ef32fd7"
+# It has begun to learn, no more: seconds of training, generated passages. On the desk's real terms, with questions most of
+# which share no content word with the passage, it finds next to nothing; lesson 09 takes those questions up again with vectors.
 # The order of the two texts, however, cannot be made up for by more training:
 
-# %% [markdown] lang="zh" partner="e60ada28"
-# 它只是刚入门：训练不过几秒，材料也是生成的。换成咨询台真正的须知，问题和原文又几乎没有相同的词，它就几乎什么也找不到了；
+# %% [markdown] lang="zh" partner="1e0cb495"
+# 它只是刚入门：训练不过几秒，材料也是生成的。换成咨询台真正的须知，问题又大多和原文没有一个实词相同，它就几乎什么也找不到了；
 # 第 09 课会用向量再来解决这些问题。不过，两段文字的先后，多训练多久也补救不了：
 
 
@@ -458,13 +469,13 @@ sentences = list(data.load("entities", LANG, "train", seed=course.seed))
 print(*zip([sentences[0]["text"][a:b] for a, b in bio(sentences[0])[0]], bio(sentences[0])[1], strict=True))
 chat.show_mask(tokenizer, encode_sentence(sentences[0]))
 
-# %% [markdown] lang="en" partner="459dd89c"
-# The generated sentences follow too few patterns. Two cheap remedies. **Distant supervision**: sentences about
+# %% [markdown] lang="en" partner="c4978e41"
+# The generated sentences follow too few patterns. Two cheap remedies (how much each of them does is not measured here). **Distant supervision**: sentences about
 # facts that we know need no annotator, since we know what must be found in them. And **strangers**: words of real
 # reviews take the place of some words outside mentions, so that an unknown word is not taken for a place.
 
-# %% [markdown] lang="zh" partner="30954988"
-# 生成的句子，句式太少。有两个便宜的补救办法。**远程监督**：如果句子说的是我们已知的事实，就不用人来标注，因为里面有什么，
+# %% [markdown] lang="zh" partner="3b0a5f1b"
+# 生成的句子，句式太少。有两个便宜的补救办法（各有多大作用，这里没有测）。**远程监督**：如果句子说的是我们已知的事实，就不用人来标注，因为里面有什么，
 # 我们本来就知道。**掺生词**：把真实点评里的词换进一些非实体的位置，免得模型一见生词就当成地点。
 
 # %%
@@ -604,7 +615,7 @@ claim("no-look-ahead", (one - other).abs().max().item(), at_most=1e-4)
 plans = data.load("itineraries", LANG, "train", seed=course.seed)
 plan_rows = chat.encode_pairs(tokenizer, plans, prompt="request", response="plan")
 planner = copy.deepcopy(base)
-losses["generation"] = training.fit(planner, plan_rows, steps=60, batch_size=8, lr=2e-3, seed=course.seed).final
+losses["generation"] = training.fit(planner, plan_rows, steps=80, batch_size=4, lr=2e-3, seed=course.seed).final
 
 # %%
 wishes, drawn, written = list(data.load("itineraries", LANG, SPLIT)), fresh("itineraries", 40), {}
@@ -729,7 +740,7 @@ claim("mask-share", share / sum(len(row["labels"]) for row in dialogue_rows), be
 
 # %%
 clerk = copy.deepcopy(base)
-losses["dialogue"] = training.fit(clerk, dialogue_rows, steps=60, batch_size=8, lr=1.5e-3, seed=course.seed).final
+losses["dialogue"] = training.fit(clerk, dialogue_rows, steps=90, batch_size=4, lr=1.5e-3, seed=course.seed).final
 
 
 # %%
@@ -836,27 +847,33 @@ claim("plans-ahead", lead_of_plans, between=(0.02, 0.05))
 claim("two-beat-by-hand", min(least("model", "baseline")[task] for task in ("entities", "dialogue")), at_least=0.05)
 behind = [run["scores"]["qa"]["model"] - run["scores"]["qa"]["baseline"] for run in stored["runs"]]
 claim("qa-behind-by-hand", max(behind), at_most=0)
+reviews_ahead, plans_ahead = (
+    [run["scores"][task]["model"] - run["scores"][task]["baseline"] for run in stored["runs"] if run["lang"] in langs]
+    for task, langs in (("classification", ("en",)), ("generation", ("en", "zh")))
+)
+claim("reviews-by-hand", max(reviews_ahead), at_most=0.05)
+claim("plans-by-hand", sum(lead >= 0.05 for lead in plans_ahead), at_most=2)
 
-# %% [markdown] lang="en" partner="5845afbc"
-# Before the runs we set a margin: five points above the baseline. On rows from the generator four tasks keep it with
-# every seed and in both languages. Plans are ahead in every run too, but once by a little less than the margin, so we
-# claim no five points there. On rows written by people two tasks keep it: entities and dialogue. Classification and
-# plans do not, or hardly, and question answering is behind its constant answer every time. We had hoped for five. The
-# engine is small and has read one book; a new gearbox does not change that.
+# %% [markdown] lang="en" partner="28193717"
+# Before the runs we set a margin: five points above the baseline. On rows from the generator four tasks keep it with every
+# seed and in both languages. Plans are ahead in every run too, but not always by the margin, so we claim no five points there.
+# On rows written by people two tasks keep it: entities and dialogue. Classification
+# does in Chinese, if barely, and in no English run; plans do in hardly any; and question answering is behind its constant
+# answer every time. We had hoped for five. The engine is small and has read one book; a new gearbox does not change that.
 
-# %% [markdown] lang="zh" partner="3adf38d0"
+# %% [markdown] lang="zh" partner="4c8b9574"
 # 运行之前，我们定好了一条线：要比基线高出五个百分点。在生成器抽出的数据上，四种任务在两种语言、每个种子上都过了线。写行程也次次领先，
-# 但有一次的差距略低于这条线，所以这里不能说“高出五个百分点”。在人写的数据上，只有两种做到了：命名实体识别和对话；
-# 分类和写行程没有做到，或者只勉强沾边；问答则每一次都不如固定的答案。我们原本希望五种都行。引擎小，又只读过一本书，换个变速箱改变不了这一点。
+# 但并非每次都超过这条线，所以这里不能说“高出五个百分点”。
+# 在人写的数据上，只有两种做到了：命名实体识别和对话；分类在中文上勉强过线，在英文上一次也没有；写行程几乎没有过线的；问答则每一次都不如固定的答案。我们原本希望五种都行。引擎小，又只读过一本书，换个变速箱改变不了这一点。
 
 # %% [markdown] lang="en" partner="2dad938a"
 # ## Step 8 · Five methods on one task
 #
 # Back to the reviews, since there the methods can be compared cleanly. `pay` trains and writes the bill: how many
 # numbers move, how many bytes they take in a file, the predicted peak of memory for a batch with the longest row
-# (lesson 03 checks the prediction), and seconds of processor time a step.
+# (lesson 03 checks such predictions for full, LoRA and head), and seconds of processor time a step.
 
-# %% [markdown] lang="zh" partner="696a1ec0"
+# %% [markdown] lang="zh" partner="d9cda77a"
 # ## 第 8 步 · 一种任务，五种方法
 #
 # 回到点评，在这个任务上方法之间最好比较。`pay` 一边训练一边记账：训练了多少参数，存成文件多少字节，
@@ -938,13 +955,15 @@ for split in wordings:
         wordings[split][row["task"]].append(row["instruction"])
 
 
-def asked(wording, row):
-    """The instruction with the review in its place."""
-    return wording.replace("{input}", row["text"])
+def asked(texts, given):
+    """Each input in one of the wordings, which take turns."""
+    return [texts[i % len(texts)].replace("{input}", one) for i, one in enumerate(given)]
 
 
-for wording in wordings["train"]["classification"][:3]:
-    print(wording.split("{input}")[0].strip()[:70], "▸", chat.reply(base, tokenizer, [asked(wording, generated[0])])[0])
+some = wordings["train"]["classification"][:3]
+replies = chat.reply(base, tokenizer, asked(some, [generated[0]["text"]] * len(some)))
+for wording, reply in zip(some, replies, strict=True):
+    print(" ".join(wording.replace("{input}", "…").split()), "▸", reply)
 
 # %% [markdown] lang="en" partner="889179f8"
 # The base chats on. A written prompt works as far as the model has learnt to obey one, and this base has not.
@@ -1030,7 +1049,7 @@ AS_TEXT = {
 shelves = {"classification": reviews, "qa": passages, "generation": plans, "entities": labelled, "dialogue": dialogues}
 shelves = {task: list(rows) for task, rows in shelves.items()}
 rng, mixed = Random(course.seed), []
-for _ in range(1400):
+for _ in range(800):
     task = rng.choice(list(shelves))
     given, wanted = AS_TEXT[task](rng.choice(shelves[task]))
     wording = rng.choice(wordings["train"][task]).replace("{input}", given)
@@ -1040,7 +1059,7 @@ for row in mixed:
 
 # %%
 tuned["instruction"] = copy.deepcopy(base)
-pay("instruction", tuned["instruction"], mixed, steps=150, lr=2e-3, batch_size=8)
+pay("instruction", tuned["instruction"], mixed, steps=200, lr=2e-3, batch_size=4)
 
 # %%
 trials = {"classification": generated[:30], "qa": fresh("passage_questions", 30)}
@@ -1065,19 +1084,18 @@ def mark(task, reply, wanted, row):
 
 
 # %%
-def obeys(model, split, shown=False):
-    """Mean mark by task, the trials asked in the wordings of this split in turn."""
-    means = {}
+def obeys(model, splits):
+    """Mean marks by split and task, the trials asked in the wordings of each split in turn; and the replies."""
+    means, replies = defaultdict(dict), defaultdict(dict)
     for task, rows in trials.items():
-        texts, marks = wordings[split][task], []
         given, wanted = zip(*map(AS_TEXT[task], rows), strict=True)
-        questions = [texts[i % len(texts)].replace("{input}", one) for i, one in enumerate(given)]
-        replies = chat.reply(model, tokenizer, questions, max_new_tokens=150 if task == "generation" else 48)
-        marks = [mark(task, *three) for three in zip(replies, wanted, rows, strict=True)]
-        means[task] = metrics.mean(marks)
-        if shown:
-            print(f"{T('task-' + task)} ▸ {replies[0].splitlines()[:2]}")
-    return means
+        questions = [question for split in splits for question in asked(wordings[split][task], given)]
+        said = chat.reply(model, tokenizer, questions, max_new_tokens=150 if task == "generation" else 48)
+        for number, split in enumerate(splits):
+            replies[split][task] = said[number * len(rows) : (number + 1) * len(rows)]
+            marked = zip(replies[split][task], wanted, rows, strict=True)
+            means[split][task] = metrics.mean([mark(task, *three) for three in marked])
+    return means, replies
 
 
 # %% [markdown] lang="en" partner="284d19ba"
@@ -1091,15 +1109,17 @@ def obeys(model, split, shown=False):
 
 # %%
 wordings["none"] = {task: ["{input}"] for task in trials}  # the bare input, without a word about what is wanted
-known, unseen = obeys(tuned["instruction"], "train"), obeys(tuned["instruction"], "test", shown=True)
-bare = obeys(tuned["instruction"], "none")
+marks, replies = obeys(tuned["instruction"], ("train", "test", "none"))
+known, unseen, bare = marks.values()
+for task, said in replies["test"].items():
+    print(f"{T('task-' + task)} ▸ {said[0].splitlines()[:2]}")
 print(T("mean-marks"))
 for task in known:
     print(f"{T('task-' + task)}: {known[task]:.2f} · {unseen[task]:.2f} · {bare[task]:.2f}")
 
 # %%
 average = {
-    name: metrics.mean(list(marks.values())) for name, marks in (("known", known), ("unseen", unseen), ("bare", bare))
+    name: metrics.mean(list(found.values())) for name, found in (("known", known), ("unseen", unseen), ("bare", bare))
 }
 claim("instructions-known", average["known"], at_least=0.2)
 claim("instructions-unseen", average["unseen"] / average["known"], at_least=0.6)
@@ -1131,12 +1151,14 @@ def form(reply):
 
 def crossed(model, split):
     """The texts of two tasks with the wordings of either: share of the replies that have the form asked for."""
-    found = {}
+    questions = {}
     for given, task in itertools.product(("classification", "entities"), repeat=2):
-        texts, rows = wordings[split][task], trials[given]
-        replies = chat.reply(model, tokenizer, [asked(texts[i % len(texts)], row) for i, row in enumerate(rows)])
-        found[f"{given} > {task}"] = metrics.mean([form(reply) == task for reply in replies])
-    return found
+        questions[given, task] = asked(wordings[split][task], [row["text"] for row in trials[given]])
+    forms = map(form, chat.reply(model, tokenizer, list(itertools.chain(*questions.values()))))
+    return {
+        f"{given} > {task}": metrics.mean([found == task for found in itertools.islice(forms, len(texts))])
+        for (given, task), texts in questions.items()
+    }
 
 
 # %%
@@ -1164,8 +1186,8 @@ claim("seeds-two-instructions-unseen", min(lost), at_least=0.1)
 # %%
 def told(model, rows, split):
     """The mood that the instruction-tuned model names, asked in the wordings of a split; None for anything else."""
-    texts, names = wordings[split]["classification"], {word: name for name, word in WORDS.items()}
-    questions = [asked(texts[i % len(texts)], row) for i, row in enumerate(rows)]
+    names = {word: name for name, word in WORDS.items()}
+    questions = asked(wordings[split]["classification"], [row["text"] for row in rows])
     return [names.get(reply) for reply in chat.reply(model, tokenizer, questions, max_new_tokens=8)]
 
 
@@ -1263,19 +1285,19 @@ claim("prompt-numbers", bill["prompt"]["trained"], equals=VIRTUAL * width + 2 * 
 claim("methods-learn", min(results[name]["generated"] for name in classes), at_least=0.75)
 claim("methods-by-hand", max(results[name]["hand"] for name in classes), at_most=0.65)
 
-# %% [markdown] lang="en" partner="ac0d1353"
+# %% [markdown] lang="en" partner="b9313379"
 # The bytes are those of the numbers that move, and these two columns differ by far more than the others. The scores on
 # generated reviews differ much less, and on reviews by hand no method helps: where the engine is too weak, the choice
-# of a method does not matter. (The instruction model saw fewer reviews, in batches half as large of longer rows:
+# of a method does not matter. (The instruction model saw fewer reviews, in batches a quarter as large of longer rows:
 # compare its seconds and memory with that in mind.)
 #
 # ### "Prompt tuning costs least"
 #
 # In what?
 
-# %% [markdown] lang="zh" partner="71d13106"
+# %% [markdown] lang="zh" partner="1d5c5a4e"
 # 字节数只算动过的部分；参数量和字节这两列，相差比其他各列都大得多。在生成的点评上，得分的差距就小了；在人写的点评上，
-# 哪种方法都帮不上忙：引擎太弱的时候，选什么方法都不要紧。（指令模型见到的点评更少，批大小减半，每行却更长：比较它的秒数和内存时要记得这一点。）
+# 哪种方法都帮不上忙：引擎太弱的时候，选什么方法都不要紧。（指令模型见到的点评更少，批大小只有四分之一，每行却更长：比较它的秒数和内存时要记得这一点。）
 #
 # ### “提示微调成本最低”
 #
@@ -1291,23 +1313,27 @@ claim("prompt-memory", prompt["memory"] / lora["memory"], at_most=1)
 claim("prompt-no-faster", prompt["seconds"] / full["seconds"], at_least=0.5)
 claim("head-cheapest", max(head[key] / min(lora[key], full[key], prompt[key]) for key in head), at_most=0.6)
 
-# %% [markdown] lang="en" partner="3416e8ca"
+# %% tags=["stored"]
+costs = [run["methods"] for run in stored["runs"]]
+claim("prompt-seconds", max(cost["prompt"]["seconds"] / cost["lora"]["seconds"] for cost in costs), at_most=1)
+
+# %% [markdown] lang="en" partner="98879b9b"
 # Against LoRA, in the file, by far, and a little in memory and time. Against everything, no. To reach the virtual
 # tokens the gradient has to pass through every block, and the prompt has made the texts longer. Cheapest by every
 # measure here is the method called "simple": the new head, since no gradient enters the blocks. What prompt tuning
 # saves is storage: thousands of tasks on one base. And it wants a large base, as lesson 04 shows.
 #
-# The other lines of the table: *full is good and expensive*: it learns whatever can be learnt, and is dearest in
+# The other lines of the table: *full is good and expensive*: it learns what the others learn, and is dearest in
 # bytes, and in memory where the rows are the same. *PEFT is efficient*: in bytes and memory; a step takes about as
 # long. *Instruction tuning follows instructions*: here, those it was trained on. And it says nothing about how many
 # parameters move; one can do it with LoRA.
 
-# %% [markdown] lang="zh" partner="01652419"
+# %% [markdown] lang="zh" partner="98b20c65"
 # 和 LoRA 比，文件确实小得多，内存和每步的时间也略省。说它样样最低，却不对：梯度要到达虚拟词元，必须穿过每一个块，
 # 而文本又因为提示变长了。这里各项都最便宜的，是那个“简单”的方法：只训练新的头，因为梯度根本不进那些块。提示微调省的是存储：
 # 一个基座可以带成千上万个任务。而且它需要大的基座，第 04 课会看到。
 #
-# 其余几行：*全量微调性能好、成本高*：能学会的它都学得会；字节最多，数据相同时内存也最多。*PEFT 效率高*：省在字节和内存上，每一步的时间差不多。
+# 其余几行：*全量微调性能好、成本高*：别的方法学得会的，它也学得会；字节最多，数据相同时内存也最多。*PEFT 效率高*：省在字节和内存上，每一步的时间差不多。
 # *指令微调让模型听指令*：在这里，只听训练用过的那些。它也没有规定动多少参数，用 LoRA 同样能做指令微调。
 
 # %% [markdown] lang="en" partner="11f867ab"
@@ -1347,11 +1373,11 @@ claim("minilm-in-doubt", minilm["lora_minus_bag_of_words"]["low"], at_most=0.01)
 claim("minilm-short-of-eight", minilm["lora_minus_bag_of_words"]["mean"], at_most=0.08)
 claim("frozen-no-better", minilm["frozen"]["mean"] - minilm["bag_of_words"]["mean"], at_most=0)
 
-# %% [markdown] lang="en" partner="338c2c9c"
+# %% [markdown] lang="en" partner="2e636f51"
 # (The line of the travel base spans five seeds; the others are 95 % intervals over the test reviews.) Same task, rows
 # of the same kind: with a pre-training that fits, fine-tuning works. But look at the rivals. Bags of words come
 # close. Before the runs we had asked for a lead of eight points over them; on average it is smaller, and its interval
-# begins next to zero: two hundred rows, full of dry humour, teach little. The frozen vectors do no better than the
+# begins next to zero; perhaps because two hundred rows, many of them dry humour, teach little. The frozen vectors do no better than the
 # words. They were trained to bring texts of one *topic* together, and mood is another matter. That is what LoRA had
 # to learn.
 #
@@ -1360,26 +1386,26 @@ claim("frozen-no-better", minilm["frozen"]["mean"] - minilm["bag_of_words"]["mea
 # classification class puts its head. And the new head, which starts from random numbers, has ten times the rate of
 # LoRA.
 
-# %% [markdown] lang="zh" partner="af830455"
+# %% [markdown] lang="zh" partner="824177fc"
 # （travel-base 的横线是五个种子的范围，其余是在测试点评上的 95% 区间。）同样的任务，同一类数据：预训练对路，微调就管用。不过也要看看
-# 对手。词袋追得很近。运行之前，我们要求领先词袋八个百分点；平均下来没有达到，区间的下端几乎就是零：只有二百条，又满是冷幽默，
+# 对手。词袋追得很近。运行之前，我们要求领先词袋八个百分点；平均下来没有达到，区间的下端几乎就是零；也许是因为只有二百条，又多是冷幽默，
 # 能教会的不多。冻结的句向量并不比词袋强：它当初学的是把*话题*相近的文本放在一起，而情感是另一回事，这正是 LoRA 要学的东西。
 #
 # 有两项设置是事先定好的，换一种会怎样，这里没有测。一条点评的向量取词元向量的平均，MiniLM 的作者就是这样用的，而不是取 *pooler* 的输出
 # （现成的分类类会把头接在 pooler 上）。新的头从随机数开始，学习率是 LoRA 的十倍。
 
-# %% [markdown] lang="en" partner="8cb47c49"
+# %% [markdown] lang="en" partner="06d13b68"
 # ## Step 11 · Task and method, chosen together
 #
 # The article's example: travel questions, LoRA, an answer in JSON. Could another pair have done it? A head cannot write,
-# it only chooses among labels. The others can write. Two of them are asked here, on 32 of the test questions; for the
+# it only chooses among labels. The others can write. Two of them are asked here, on 34 of the test questions; for the
 # others, lessons 01 and 04 have stored what five seeds reach on more of these questions.
 
-# %% [markdown] lang="zh" partner="ec725c34"
+# %% [markdown] lang="zh" partner="200ad128"
 # ## 第 11 步 · 任务和方法一起选
 #
 # 常见的例子是：旅游问答，用 LoRA，回答写成 JSON。换一种组合行不行？头不会写字，只会在给定的标签里选。其余的都会写：有两种就在这里问，
-# 用 32 道测试题；另外几种，第 01 课和第 04 课已经存下了五个种子的成绩，问的题更多。
+# 用 34 道测试题；另外几种，第 01 课和第 04 课已经存下了五个种子的成绩，问的题更多。
 
 # %%
 import json
@@ -1389,7 +1415,7 @@ from tunelab.paths import course_file
 elsewhere = {
     n: json.loads(course_file("assets", "results", f"lesson_{n}.json").read_text("utf-8")) for n in ("01", "04")
 }
-questions = data.load("questions", LANG, "test").select(range(0, 768, 24))
+questions = data.load("questions", LANG, "test").select(range(0, 768, 23))
 in_json = [T("in-json").format(question=question) for question in questions["question"]]
 way = {"prompt-written": metrics.score_json(chat.reply(base, tokenizer, in_json), questions)}
 way["instruction"] = metrics.score_json(chat.reply(tuned["instruction"], tokenizer, in_json), questions)
@@ -1411,8 +1437,12 @@ lines = [
     "|---|---|---|---|",
     head_row,
 ]
-sizes = {"prompt-written": 0, **{name: bill[name]["bytes"] for name in ("instruction", "full", "lora")}}
-sizes["prompt"] = 4 * soft_prompts[0]["trained"]  # four bytes a number
+whole = bill["instruction"]["bytes"]  # all of the language model, without a new head
+sizes = {"prompt-written": 0, "instruction": whole, "full": whole}
+sizes |= {
+    "lora": 4 * accounting.lora_parameters(shapes, 8),
+    "prompt": 4 * soft_prompts[0]["trained"],
+}  # four bytes a number
 for name, found in way.items():
     lines.append(f"| {T('method-' + name)} | {found['valid']:.0%} | {found['answer']:.0%} | {sizes[name]:,} |")
 Markdown("\n".join(lines))
@@ -1510,28 +1540,32 @@ def refused(row):
     return False
 
 
-cut = [{name: values[:64] for name, values in row.items()} for row in dialogue_rows]
-claim("cut-refused", metrics.mean([refused(row) for row in cut]), at_least=0.2)
+longer = [row for row in dialogue_rows if len(row["input_ids"]) > 64]
+found = metrics.mean([refused({name: values[:64] for name, values in row.items()}) for row in longer])
+claim("cut-refused", found, at_least=0.2)
+claim("cut-passes", 1 - found, at_least=0.3)
 claim("whole-refused", metrics.mean([refused(row) for row in dialogue_rows]), equals=0.0)
 
-# %% [markdown] lang="en" partner="8593c643"
-# What is cut off is the end of an answer, and there stands the stop token: these rows train the model to begin an
-# answer and not to end it. In some rows no answer is left at all. *The repair*: drop whole turns or raise the limit,
-# and run the inspector over every row before training. (`chat.encode` cuts nothing.)
+# %% [markdown] lang="en" partner="ab963d67"
+# In the rows that are refused, the end of an answer is cut off, and there stands the stop token: they train the model to
+# begin an answer and not to end it. The other cut rows pass: the cut falls between two answers, and the later ones are gone
+# without a trace. *The repair*: drop whole turns or raise the limit, count the tokens before and after, and run the
+# inspector over every row before training. (`chat.encode` cuts nothing.)
 #
 # **Exhibit 3.** A soft prompt in front of the stock sequence classifier. One review alone gets a score. In a batch, next
 # to a longer one, it gets another.
 
-# %% [markdown] lang="zh" partner="597b60d5"
-# 被截掉的是回答的末尾，而结束符就在那里：这些行只教模型怎样开口，不教它怎样收尾；有的行里连一句回答都不剩。*修理方法*：整轮整轮地删，或者放宽长度上限，训练前用检查器把每一行都过一遍。
-# （`chat.encode` 不会截断。）
+# %% [markdown] lang="zh" partner="f3de87ff"
+# 被检查器拦下的行，截掉的是回答的末尾，而结束符就在那里：这些行只教模型怎样开口，不教它怎样收尾。其余被截的行检查器查不出来：刀口
+# 落在两次回答之间，后面的回答就不声不响地没了。*修理方法*：整轮整轮地删，或者放宽长度上限；截断前后各数一遍词元；训练前用检查器把
+# 每一行都过一遍。（`chat.encode` 不会截断。）
 #
 # **展品三**。把软提示放在现成的序列分类模型前面。一条点评单独送进去，得一个分；和更长的点评放在同一批里，得另一个分。
 
 # %%
 import logging
 
-short, long = sorted((encode_review(row) for row in by_hand[:8]), key=lambda row: len(row["input_ids"]))[::7]
+short, long = encode_review(by_hand[0]), encode_review(by_hand[-1])
 stock = PromptTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=VIRTUAL)
 soft = get_peft_model(with_head(AutoModelForSequenceClassification, num_labels=2), stock)
 logging.getLogger("transformers").setLevel(logging.ERROR)  # there is a warning; here it would tell the ending
@@ -1598,10 +1632,10 @@ def dialogue_labels(ids, speakers):
     return [i if speaker == "assistant" else -100 for i, speaker in zip(ids, speakers, strict=True)]
 
 
-# %% [markdown] lang="en" partner="ea753cec"
+# %% [markdown] lang="en" partner="d0d7147d"
 # ## Recap
 #
-# - A task is a form: where the labels stand. The backbone can stay the same; a new head is a few hundred numbers.
+# - A task is a form: where the labels stand. The backbone can stay the same; a new head is a tiny part of it.
 # - A causal backbone reads to the left. Question before passage, label on the last piece, verdict on the last token.
 # - Compare with something that needs no model, and test on rows that people wrote. A generator's held-out set tests the generator.
 # - The five "methods" are answers to different questions: which numbers move (full, LoRA, soft prompt, head), and on what
@@ -1610,10 +1644,10 @@ def dialogue_labels(ids, speakers):
 # - Cheap in bytes, in memory and in time are three things. The new head wins all three, where it suffices.
 # - No method replaces pre-training that fits.
 
-# %% [markdown] lang="zh" partner="a533db61"
+# %% [markdown] lang="zh" partner="8bcb3c77"
 # ## 小结
 #
-# - 任务是一种形式：标签放在哪里。主干可以不变，新的头不过几百个数。
+# - 任务是一种形式：标签放在哪里。主干可以不变，新的头只占极小一部分。
 # - 因果主干只往左看：问题放在材料前面，标签放在词的最后一个词元，结论放在全文的最后一个词元。
 # - 要和不用模型的基线比，要在人写的数据上测。生成器的留出集考的是生成器。
 # - 五种“方法”回答的不是同一个问题：训练哪些参数（全量、LoRA、软提示、头），以及用什么数据（指令）。
