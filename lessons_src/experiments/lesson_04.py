@@ -54,7 +54,7 @@ CELLS = {
     "example": {"llama": world.LANGUAGES, "bert": ("en",)},
 }
 TAUGHT = ("with_adapters", "Adapter", "RandomUp", "NoResidual", "SoftPrompt", "as_llama", "loss_on", "with_pad_labels")
-TAUGHT += ("TopicModel", "learn_topics", "topics_of")
+TAUGHT += ("TopicModel", "learn_topics", "topics_of", "looked_up")
 NEEDED = ("SAME", "encoder")  # what as_llama and TopicModel read
 
 
@@ -228,7 +228,7 @@ def run_dialogue(part: str, method: str, lang: str, seed: int, lr: float) -> dic
         result = {"loss": round(history.final, 4)}
     result["cpu_seconds"] = round(time.process_time() - started, 1)
     asked, wanted = zip(*turns(tokenizer, lang), strict=True)
-    said = chat.complete(model, tokenizer, list(asked))
+    said = chat.complete(model, tokenizer, list(asked), max_new_tokens=32)
     right = [fact in reply for reply, fact in zip(said, wanted, strict=True)]
     return result | {"answer": round(metrics.mean(right), 4), "right": "".join("01"[value] for value in right)}
 
@@ -252,13 +252,15 @@ def _llama(lang: str, seed: int, lr: float) -> dict[str, Any]:
 
 
 def _bert(lang: str, seed: int, lr: float) -> dict[str, Any]:
-    take, student, exam = lesson(), topic_student(seed), wordings(lang)
-    take["learn_topics"](student, data.load("questions", lang, "train", size=1000, seed=seed))
-    right = []
-    for row, topic in zip(exam, take["topics_of"](student, exam["question"]), strict=True):
-        name = next(place.en for place in world.places() if place.en.lower() in row["question"].lower())
-        right.append(world.place(name).answer(topic, lang) == row["answer"])
-    return {"answered": round(mean(right), 4)}
+    take, exam, answered = lesson(), wordings(lang), {}
+    for method in ("lora", "head"):
+        student = topic_student(seed)
+        if method == "head":
+            student.encoder.requires_grad_(False)
+        take["learn_topics"](student, data.load("questions", lang, "train", size=400, seed=seed))
+        said = take["looked_up"](student, exam["question"])
+        answered[method] = mean(fact == true for fact, true in zip(said, exam["answer"], strict=True))
+    return {"answered": round(answered["lora"], 4), "over_head": round(answered["lora"] - answered["head"], 4)}
 
 
 def topic_student(seed: int, layers: int = 6) -> Any:
@@ -303,7 +305,7 @@ def _pad_labels(lang: str, seed: int, lr: float) -> dict[str, Any]:
 
 def _frozen_head(lang: str, seed: int, lr: float) -> dict[str, Any]:
     take, exam, accuracy = lesson(), wordings(lang), {}
-    train = data.load("questions", lang, "train", size=1000, seed=seed)
+    train = data.load("questions", lang, "train", size=400, seed=seed)
     for frozen in (False, True):
         student = topic_student(seed, layers=1)
         student.head.requires_grad_(not frozen)
