@@ -538,21 +538,23 @@ Markdown("\n".join(table))
 left = {name: bill_of(name, "lora").peak / bill_of(name, "full").peak for name in ("qwen2.5-0.5b", "qwen2.5-7b")}
 claim("lora-of-7b", left["qwen2.5-7b"], at_most=1 / 3)
 claim("lora-of-half", left["qwen2.5-0.5b"], at_least=0.5)
+one_row = {name: bill_of(name, "lora", rows=1).peak / bill_of(name, "full", rows=1).peak for name in left}
+claim("small-batch", max(one_row[name] / left[name] for name in left), at_most=0.7)
 
-# %% [markdown] lang="en" partner="402eaa60"
-# In GB, for four rows of 512 tokens. Read it by rows: LoRA wipes out two lines, and of the weights the fp32 copy. The activations
+# %% [markdown] lang="en" partner="e50a8f6e"
+# In GB, for four rows of 512 tokens. Read it by rows: LoRA all but wipes out two items, gradients and optimizer state, and of the weights the fp32 copy. The activations
 # stay, and even grow a little, since in half precision each adapter keeps a cast copy of its input. So the 7B, where the parameters
-# outweigh the activations, gains most; the half-billion model, with its large vocabulary, gains least. **The larger the model and the
-# smaller the batch, the more PEFT saves.**
+# outweigh the activations, gains most; the half-billion model, with its large vocabulary, gains least. **The more the parameters
+# outweigh the activations (a large model, a small batch, short rows), the more PEFT saves.**
 #
 # Do we believe a prediction for a model that nobody here can load? The scale works on the meta device, too: we can let a 7B make
 # a whole training step with LoRA, in seconds, and weigh tensors that do not exist. (There, attention is not fused and keeps its
 # matrices, so the prediction is made for `eager` attention.)
 
-# %% [markdown] lang="zh" partner="754aef00"
-# 单位是 GB，批次为 4 行、每行 512 个词元。逐行来读：LoRA 抹掉了两行，权重那行也省掉了 fp32 副本。激活值却还在，甚至略有增加，
+# %% [markdown] lang="zh" partner="8420cb1c"
+# 单位是 GB，批次为 4 行、每行 512 个词元。逐行来读：梯度和优化器状态这两项，LoRA 几乎抹平了，权重一项也省掉了 fp32 副本。激活值却还在，甚至略有增加，
 # 因为半精度下每个适配器都要为自己的输入留一份类型转换后的副本。所以参数压倒激活值的 7B 省得最多，词表很大的五亿模型省得最少。
-# **模型越大、批次越小，PEFT 省得越多**。
+# **参数越是压倒激活值（模型大、批次小、句子短），PEFT 省得越多**。
 #
 # 一个这里谁也加载不了的模型，它的预测可信吗？我们的秤在 meta 设备上照样能用：让 7B 模型带着 LoRA 走完整整一步训练，几秒钟就够，
 # 称的是并不存在的张量。（在那里注意力不是融合实现，会留下注意力矩阵，所以预测也按 `eager` 注意力来算。）
@@ -671,13 +673,13 @@ claim("hundred-tasks", (whole + 100 * adapter) / (100 * whole), at_most=0.02)
 claim("article-50-mb", adapter / 1e6, close_to=(50, 5), expected=False)
 claim("article-share", numbers.share, between=(0.001, 0.01))
 
-# %% [markdown] lang="en" partner="b695a88b"
+# %% [markdown] lang="en" partner="a01a2491"
 # The slide's 50 MB is of the right order and belongs to no usual setting: at rank 8 it is 40 MB in bf16 and twice that as saved. Its
-# share of "0.1 % to 1 %" holds for adapters on all linear layers of a 7B, and for nothing much else:
+# share of "0.1 % to 1 %" holds for adapters on all linear layers of a 7B. With other layers, or on a small model, it need not:
 
-# %% [markdown] lang="zh" partner="636653cf"
+# %% [markdown] lang="zh" partner="066dd9eb"
 # 幻灯片上的 50 MB，数量级对，却不属于任何常用设置：秩 8 时 bf16 是 40 MB，实际保存的是它的两倍。“0.1%～1%”对 7B 的全部线性层成立，
-# 换个设置就未必了：
+# 换了层，或者换成小模型，就未必了：
 
 # %%
 narrow = get_peft_model(accounting.skeleton("qwen2.5-7b"), LoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
@@ -727,14 +729,14 @@ reading = fastest(lambda: AutoModelForCausalLM.from_pretrained(folder / "copies"
 print(f"set_adapter {1000 * switching:.1f} ms · from_pretrained {1000 * reading:.1f} ms")
 claim("switching", reading / switching, at_least=2)
 
-# %% [markdown] lang="en" partner="60eb8870"
-# On a toy the ratio is modest. On a 7B the left number grows with the count of layers alone, not with their size, and
+# %% [markdown] lang="en" partner="2c8ad98a"
+# Even on a toy, switching is several times as fast as loading. On a 7B the left number grows with the count of layers alone, not with their size, and
 # the right one becomes the time to read the whole file of weights. It gets better: the rows of *one batch* may each
 # use another adapter. The base computes once for all of them.
 
-# %% [markdown] lang="zh" partner="1f6d9a11"
-# 玩具模型上，差距不大。换成 7B，左边的数只随层数增加，与每层多大无关；右边就成了读完整个权重文件的时间。还有更妙的：
-# *同一个批次*里，每一行可以用不同的适配器，# 基座只为大家算一次。
+# %% [markdown] lang="zh" partner="43f015d0"
+# 就算是玩具模型，切换也比重新加载快好几倍。换成 7B，左边的数只随层数增加，与每层多大无关；右边就成了读完整个权重文件的时间。还有更妙的：
+# *同一个批次*里，每一行可以用不同的适配器，基座只为大家算一次。
 
 # %%
 desk.eval()
@@ -910,9 +912,10 @@ figures.show(fig, alt=T("alt-tost"))
 # %%
 claim("equivalent", max(abs(end) for pair in intervals.values() for end in pair), at_most=MARGIN)
 claim("not-within-three", max(abs(end) for pair in intervals.values() for end in pair), at_least=0.03)
+claim("zero-inside", max(low for low, _ in intervals.values()), at_most=0)
 claim("article-slightly-worse", min(high for _, high in intervals.values()), at_most=0, expected=False)
 
-# %% [markdown] lang="en" partner="e04c82a1"
+# %% [markdown] lang="en" partner="0db57256"
 # Equivalent within five points, in both languages, even when seeds are drawn, too. "Slightly worse" is *not* shown: zero lies inside, and
 # in one language the middle lies above it. Within three points we could not say; for that there are too few seeds. And remember what
 # it is a statement about: this task, this base, this many steps, each method at its own tuned rate.
@@ -923,7 +926,7 @@ claim("article-slightly-worse", min(high for _, high in intervals.values()), at_
 
 # %% [markdown] lang="zh" partner="9bca8eed"
 # 在五个百分点之内等效，两种语言都成立，连种子也重抽时依然成立。“略逊”则*没有*得到证明：零就在区间里，其中一种语言的中点还在零以上。
-# 换成三个百分点，就说不准了：种子太少。也别忘了这句话的范围：这个任务、这个基座、这么多步，两种方法各用各的学习率。
+# 换成三个百分点，就说不准了：种子太少。也别忘了这句话的范围：这个任务、这个基座、这么多步，两种方法各用各自调好的学习率。
 #
 # ## 第 9 步 · 边缘设备
 #
@@ -1026,15 +1029,15 @@ claim("int8-free", rise["int8"], at_most=0.005)
 claim("nf4-loss", rise["nf4"] / rise["uniform-4"], at_most=0.9)
 claim("blocks-matter", rise["no-blocks"] / rise["nf4"], at_least=2)
 
-# %% [markdown] lang="en" partner="c34889c6"
+# %% [markdown] lang="en" partner="39bf5f34"
 # That is the idea of **QLoRA**: the frozen base stays in NF4, each matrix is unpacked for the moment of its product,
-# and the adapter beside it is trained in full precision. The base need not be exact, since it never moves; in the
+# and the adapter beside it is trained in 16 or 32 bits. The base need not be exact, since it never moves; in the
 # experiments of its authors the trained adapter even made up for its errors.
 #
 # And the phone? Of 8 GB, say half is free for a model. Embeddings and the output head stay in bf16, as they do in `bitsandbytes`.
 
-# %% [markdown] lang="zh" partner="674b752a"
-# **QLoRA** 的思路就在这里：冻结的基座以 NF4 存放，每个矩阵只在做乘法的那一刻解开，旁边的适配器用全精度训练。基座反正不动，不必分毫不差；
+# %% [markdown] lang="zh" partner="32d4351d"
+# **QLoRA** 的思路就在这里：冻结的基座以 NF4 存放，每个矩阵只在做乘法的那一刻解开，旁边的适配器用 16 位或 32 位训练。基座反正不动，不必分毫不差；
 # 在论文作者的实验里，训练好的适配器还弥补了它的误差。
 #
 # 手机呢？8 GB 里，假设有一半能给模型。词嵌入和输出头仍是 bf16，和 `bitsandbytes` 的做法一样。
@@ -1082,14 +1085,14 @@ Markdown(header + "\n".join(f"| {T('row-' + name)} | {a} | {b} |" for name, (a, 
 
 # %% [markdown] lang="en" partner="daa222ea"
 # Row by row: *parameters*, true for this setting. *Storage*, right in kind: a small file a task. *Cost*: memory falls
-# several times, more with checkpointing; a step falls to about two thirds; 48 hours to 2 it is not. *Quality*: equivalent here, within
+# to a fraction, to a smaller one with checkpointing; a step falls to about two thirds; 48 hours to 2 it is not. *Quality*: equivalent here, within
 # the margin. *Switching*: true, and a mixed batch does not even switch.
 #
 # ## Play · The memory calculator
 #
 # Any model of the list, any method. Live, the menus redraw the bill; on GitHub you see the picture that was stored.
 
-# %% [markdown] lang="zh" partner="26f4ab77"
+# %% [markdown] lang="zh" partner="35718d4c"
 # 逐行来看。*参数*：在这个设置下成立。*存储*：方向对，每个任务只是一个小文件。*成本*：显存降到几分之一，加上梯度检查点降得更多；
 # 单步时间降到三分之二左右；但没有从 48 小时降到 2 小时这回事。*性能*：在允许的差距内等效。*切换*：成立，混合批次甚至不用切换。
 #
@@ -1207,16 +1210,17 @@ for _ in range(2):
 print(" → ".join(f"{top / 1e6:.1f} MB" for top in tops))
 claim("second-step", tops[1] / tops[0], at_least=1.1)
 
-# %% [markdown] lang="en" partner="1f74fecd"
+# %% [markdown] lang="en" partner="2896ab96"
 # AdamW makes its state at the end of the first step. At the first summit it is not there; at the second it is. *The repair*: try two
 # steps, with the longest rows.
 #
-# **Exhibit 2.** "I froze the base: only the adapter is in the optimizer." The memory is that of a full fine-tuning.
+# **Exhibit 2.** "I froze the base: only the adapter is in the optimizer." Yet in memory there is a gradient for every weight
+# of the base.
 
-# %% [markdown] lang="zh" partner="472a7438"
+# %% [markdown] lang="zh" partner="6da4b499"
 # AdamW 在第一步结束时才建立状态：第一次登顶时它还不在，第二次就在了。*修理方法*：试跑两步，用最长的样例。
 #
-# **展品二**。“基座我冻结了：优化器里只有适配器。”可是内存和全量微调差不多。
+# **展品二**。“基座我冻结了：优化器里只有适配器。”可是内存里还躺着基座每个权重的梯度。
 
 # %%
 leaky, _ = candidates["travel-base", "lora"]()
@@ -1299,7 +1303,7 @@ largest_batch = tuple(max((rows for rows in range(1, 33) if fits(rows, saving)),
 
 
 # %% exercise="prepare"
-# A colleague wrote this. The loss falls, and the memory is that of a full fine-tuning. Write it anew: the last block alone
+# A colleague wrote this. The loss falls, and every weight of the model still gets a gradient. Write it anew: the last block alone
 # is to be trained, and nothing else may cost a gradient.
 #
 #     def prepare(model):
