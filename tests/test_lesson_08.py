@@ -365,7 +365,7 @@ def test_all_cells_run_in_the_gpu_profile_and_with_a_learners_own_data(gpu_profi
     ("settings", "words"),
     [
         ({"r": 0}, r"rank r=0: .* from 1 to 16"),
-        ({"r": 8.0}, r"rank r=8\.0: .* whole rank from 1 to 16"),
+        ({"r": 8.0}, r"rank r=8\.0: .* whole-number rank from 1 to 16"),
         ({"r": 17}, r"rank r=17: .* from 1 to 16"),  # the value projection has 16 rows
         ({"target_modules": "q_proj"}, r"\['q_proj'\]: no such linear layer"),  # one string: a pattern for whole names
         ({"target_modules": []}, r"target_modules \[\]: no such linear layer; this model has \['down_proj',"),
