@@ -33,15 +33,15 @@ course = start("00", LANG)
 # %% [markdown] lang="en" partner="4bdb4ed9"
 # ## One desk, ten lessons
 #
-# You run the information desk of Yunlan Province. Travellers ask what a ticket costs, when a museum closes, where to get
-# off the bus. By the end of the course a language model answers for you, over HTTP, and says which document its answer
+# You run the information desk of Yunlan Province. Travellers ask what a ticket costs, when a museum closes, which bus to
+# take. By the end of the course a language model answers for you, over HTTP, and says which document its answer
 # comes from. Every lesson works on this one desk.
 #
 # The province is fiction, and that is a method. A model from the internet may have read any real question before, and then
 # nobody can tell what *your* training taught it. Nothing about Yunlan stands anywhere but here. What a model knows about
 # it, it learnt in this course, and you can see when.
 
-# %% [markdown] lang="zh" partner="65c08207"
+# %% [markdown] lang="zh" partner="375559a8"
 # ## 一个咨询台，贯穿全课
 #
 # 你负责云澜省的旅游咨询台。游客来问门票多少钱、博物馆几点关门、坐哪路车。学完整门课，会有一个语言模型替你作答：走
@@ -71,18 +71,18 @@ facts = [(spot.id, topic) for spot in world.places() for topic in spot.facts]
 claim("places", len(world.places()), equals=80)
 claim("facts", len(facts), equals=8 * 80)
 
-# %% [markdown] lang="en" partner="58bcb019"
+# %% [markdown] lang="en" partner="d3743038"
 # ## How to read a claim
 #
-# From left to right: whether it holds, its name, its kind, what it says, what was measured in *this* run, and the bound it
-# has to keep. There are three kinds. **exact** is arithmetic. **measured** is the outcome of an experiment, with a bound
+# From left to right: whether it came out as the course says, what it says, what was measured in *this* run, and the bound
+# it has to keep. The ledger at the end of a lesson adds its name and its kind. There are three kinds. **exact** is arithmetic. **measured** is the outcome of an experiment, with a bound
 # that held for five seeds in both languages before it was written down. **article** is something that people often say
 # about fine-tuning; the course checks it, and some of it turns out false. A false one is shown like this:
 
-# %% [markdown] lang="zh" partner="54bfb9fe"
+# %% [markdown] lang="zh" partner="1293c76a"
 # ## 怎么读一条断言
 #
-# 从左到右依次是：是否成立、名称、类别、内容、*这一次*运行测到的值、必须满足的范围。类别有三种。**精确**是算术。**测量**
+# 从左到右依次是：结果是否和课程说的一致、内容、*这一次*运行测到的值、必须满足的范围。课末的账本还会列出名称和类别。类别有三种。**精确**是算术。**测量**
 # 是实验结果，它的范围在写下之前，已在两种语言、五个随机种子上都成立。**文章**是人们谈微调时常说的话，课程会去核对，
 # 其中有些并不成立。不成立的会这样显示：
 
@@ -108,18 +108,18 @@ claim("full-14gb", 7e9 * sum(bytes_each.values()) / 1e9, at_most=14, expected=Fa
 #
 # 每个单元格都可以连着运行两次；每一课都从零开始，不依赖别的课留下的文件。
 
-# %% [markdown] lang="en" partner="84ae359b"
+# %% [markdown] lang="en" partner="d830fd17"
 # ## What has to be beaten
 #
 # Before any model: how good is an answer that needs none? Whoever always names the commonest ticket price is right now and
-# then. A model that is right as often has learnt nothing. Each lesson begins with such a **baseline**, and a score stands
-# beside its baseline or it stands nowhere. Here is the one for every topic:
+# then. A model that is right as often has learnt nothing. Such a guess is a **baseline**: whenever you read a
+# score, ask what its baseline is. Here is the one for every topic:
 
-# %% [markdown] lang="zh" partner="7de900dc"
+# %% [markdown] lang="zh" partner="fb69a28c"
 # ## 至少要胜过什么
 #
 # 先不谈模型：完全不用模型的答案有多好？不管问哪里，都报最常见的那个票价，总有几次碰对。一个模型如果只对这么多次，
-# 那它什么也没学到。每一课都从这样的**基线**讲起：分数总和它的基线放在一起，否则不算数。下面是各个话题的基线：
+# 那它什么也没学到。这样的猜法就是**基线**：每看到一个分数，先问它的基线是多少。下面是各个话题的基线：
 
 # %%
 from collections import Counter

@@ -81,18 +81,20 @@ course = start("01", LANG)
 #
 # 有人打比方：预训练是上大学，微调是实习；又像把一辆量产车调校成赛车。先记住这个画面，后面会看到它在哪里不再成立。
 
-# %% [markdown] lang="en" partner="a1d0b113"
+# %% [markdown] lang="en" partner="e78dc2a8"
 # ## Step 1 · Where the labels come from
 #
 # A language model reads tokens and guesses the next one. So any text is a row of small exam questions, with the answers
 # printed right behind. Here is one sentence, cut into tokens, and the questions that it contains. (The tokenizer was
-# trained for this course: a digit and a Chinese character are tokens of their own, a space belongs to the word before it.)
+# trained for this course: a digit and a common Chinese character are tokens of their own, a rare character is cut into bytes,
+# a space belongs to the word before it.)
 
-# %% [markdown] lang="zh" partner="1f0bde94"
+# %% [markdown] lang="zh" partner="6f4280e7"
 # ## 第 1 步 · 标签从哪里来
 #
 # 语言模型读入一串词元（token），猜下一个词元是什么。所以任何一段文字都是一排小考题，答案就印在题目后面。下面把一句话
-# 切成词元，看看里面藏着哪些考题。（分词器是为本课训练的：一个数字、一个汉字各是一个词元，英文的空格归前一个单词。）
+# 切成词元，看看里面藏着哪些考题。（分词器是为本课训练的：一个数字、一个常用汉字各是一个词元，
+# 少见的汉字会拆成几个字节，英文的空格归前一个单词。）
 
 # %%
 from random import Random
@@ -116,7 +118,6 @@ for position in range(1, len(pieces)):
 
 # %%
 labels_given = len(ids) - 1  # the label of position t is the token at t + 1
-claim("self-supervised", labels_given / (len(ids) - 1), equals=1.0)
 claim("article-unsupervised", labels_given, equals=0, expected=False)
 
 # %% [markdown] lang="en" partner="d4a56a79"
@@ -135,8 +136,10 @@ from torch.nn.functional import cross_entropy
 row = torch.tensor([ids], device=base.device)  # (1, tokens)
 with torch.no_grad():
     output = base(input_ids=row, labels=row)  # logits: (1, tokens, vocabulary)
-by_hand = cross_entropy(output.logits[0, :-1], row[0, 1:])
-claim("loss-by-hand", by_hand.item(), close_to=(output.loss.item(), 1e-4))
+by_hand = cross_entropy(output.logits[0, :-1], row[0, 1:], reduction="none")  # (tokens - 1,)
+claim("loss-by-hand", by_hand.mean().item(), close_to=(output.loss.item(), 1e-4))
+counted = by_hand.sum().item() / output.loss.item()  # over so many labels transformers took its mean
+claim("self-supervised", counted / labels_given, close_to=(1.0, 1e-3))
 
 # %% [markdown] lang="en" partner="f6e1839e"
 # ## Step 2 · Pre-train a model, live
@@ -283,17 +286,17 @@ baby_loss = live.evaluations[-1][1]
 claim("beats-unigram", unigram_loss - baby_loss, at_least=0.5)
 claim("base-beats-bigram", bigram_loss - base_loss, at_least=0.5)
 
-# %% [markdown] lang="en" partner="d4908897"
+# %% [markdown] lang="en" partner="4ef579e6"
 # ## Step 3 · What the shipped base knows, and what it does not do
 #
 # The base has read the articles. Does it know what stood in them? We give it the beginning of a sentence about each
-# place and let it go on. Look at the second half of the places, the *undocumented* ones: their facts stand in articles
+# place and let it go on. Look at one half of the places, the *undocumented* ones: their facts stand in articles
 # and nowhere else. No FAQ page, no JSON record, no answered question ever mentioned them.
 
-# %% [markdown] lang="zh" partner="fa8ad675"
+# %% [markdown] lang="zh" partner="6297022a"
 # ## 第 3 步 · 自带的基座知道什么，又不会做什么
 #
-# 基座读过文章。文章里的内容它知道吗？我们给出关于每个地方的半句话，让它接下去。请特别看后一半地方，也就是
+# 基座读过文章。文章里的内容它知道吗？我们给出关于每个地方的半句话，让它接下去。请特别看其中一半地方，也就是
 # *没有问答资料*的那些：它们的事实只出现在文章里，常见问题、JSON 记录、答过的对话里一次也没有出现过。
 
 # %%
@@ -388,12 +391,12 @@ after = evaluate(tuned)
 for question, answer in zip(test["question"][:4], chat.reply(tuned, tokenizer, test["question"][:4]), strict=True):
     print(question, "▸", answer)
 
-# %% [markdown] lang="en" partner="3d281724"
-# Valid JSON, from a model that a minute ago could not produce any. To know whether the *answers* are good we need something to
+# %% [markdown] lang="en" partner="01e9e4ce"
+# Valid JSON, from a model that a minute ago answered none of these questions in JSON. To know whether the *answers* are good we need something to
 # compare with: for each topic, always give the answer that is commonest in the training set.
 
-# %% [markdown] lang="zh" partner="c1841523"
-# 一分钟之前还写不出来，现在已经是合法的 JSON 了。要判断*答案*好不好，得有个对照：每个主题都回答训练集中最常见的那个值。
+# %% [markdown] lang="zh" partner="d05a3343"
+# 一分钟之前，这些问题它没有一个用 JSON 回答；现在答出来的已经是合法的 JSON 了。要判断*答案*好不好，得有个对照：每个话题都回答训练集中最常见的那个值。
 
 # %%
 commonest = {
@@ -436,13 +439,13 @@ without = evaluate(scratch)
 claim("scratch-valid", metrics.mean(without["valid"]), at_least=0.95)
 claim("knowledge-gap", new_places - share(without, "answer", documented=False), at_least=0.2)
 
-# %% [markdown] lang="en" partner="f6a31450"
+# %% [markdown] lang="en" partner="ce8b9a27"
 # The model without pre-training writes JSON as neatly as the other: it has learnt the form. It does not know the answers,
 # in so few steps often not even which topic a question is about, and no amount of form replaces them. The figure shows
 # this run as dots on the bands of five seeds, which `make experiments` computed (`assets/results/lesson_01.json`).
 
 # %% [markdown] lang="zh" partner="2b9e6b20"
-# 没有预训练的模型，JSON 写得一样工整：格式它学会了。可是它不知道答案，步数这么少，往往连问的是哪个主题都没弄清；
+# 没有预训练的模型，JSON 写得一样工整：格式它学会了。可是它不知道答案，步数这么少，往往连问的是哪个话题都没弄清；
 # 格式再好，也补不上这些。下图中的圆点是你这次运行的结果，
 # 色带是五个随机种子的范围，由 `make experiments` 算出（`assets/results/lesson_01.json`）。
 
@@ -522,21 +525,21 @@ for name, model in (("shipped", base), ("full", tuned)):
 in_json = metrics.mean([metrics.parse_json(reply) is not None for reply in replies])
 claim("small-talk-in-json", in_json, at_least=0.5)
 
-# %% [markdown] lang="en" partner="14dea5c9"
+# %% [markdown] lang="en" partner="61a1ff5e"
 # It answers everything with JSON now. That is **catastrophic forgetting**: weights that held one skill were moved to
 # serve another, and nothing in the training said that the first was still wanted. Two remedies are common: mix examples
-# of the old skills into the training, or move fewer weights, and apart from the base. The second is LoRA (lessons 04, 07
-# and 08): take the adapter off, and the base is as it was.
+# of the old skills into the training, or keep the change apart from the base. The second is LoRA (lessons 04, 07 and 08):
+# while the adapter is on, it may forget even more; take it off, and the base is as it was.
 #
 # ## The table, measured
 #
 # Back to the table of the beginning, with a number in each cell, computed from what you have just run and from the card
 # of the shipped base.
 
-# %% [markdown] lang="zh" partner="4521ddea"
+# %% [markdown] lang="zh" partner="7d959b94"
 # 现在它不管什么都用 JSON 回答。这就是**灾难性遗忘**：原本承载某种能力的权重被挪去服务另一种能力，而训练中没有任何东西
-# 表明前者仍然需要。常见的补救有两种：在训练数据里掺入旧能力的样例；或者少动一些权重，而且和基座分开存放。后者就是 LoRA
-# （第 04、07、08 课）：取下适配器，基座还是原来的样子。
+# 表明前者仍然需要。常见的补救有两种：在训练数据里掺入旧能力的样例；或者把改动和基座分开存放。后者就是 LoRA
+# （第 04、07、08 课）：适配器开着的时候，可能忘得更多；取下来，基座还是原来的样子。
 #
 # ## 用数字重填那张表
 #
@@ -595,20 +598,21 @@ for method in ("full", "lora", "scratch"):
     losses, seconds = ([run[name] for run in runs] for name in ("loss", "cpu_seconds"))
     print(f"{T(method)}: {min(losses):.3f} – {max(losses):.3f} · {min(seconds):.0f} – {max(seconds):.0f} s")
 
-# %% [markdown] lang="en" partner="c4b2ef84"
+# %% [markdown] lang="en" partner="f65dbc84"
 # ## Bug museum
 #
 # Two exhibits that real projects have shipped. Both look healthy: the loss falls, nothing crashes. Look at the symptom
 # first, and guess the cause before you read on.
 #
-# **Exhibit 1.** A colleague reports a loss far below yours, on the same data with the same model.
+# **Exhibit 1.** After twenty steps a colleague's loss is so low that he seems nearly done. On the answers alone it is
+# clearly higher.
 
-# %% [markdown] lang="zh" partner="50adb220"
+# %% [markdown] lang="zh" partner="43668f14"
 # ## 错误博物馆
 #
 # 两件展品，都曾出现在真实的项目里。两件看上去都很健康：损失在下降，程序不报错。先看症状，猜猜原因，再往下读。
 #
-# **展品一**。同事报告说，同样的数据、同样的模型，他的损失比你低得多。
+# **展品一**。同事只训练了二十步，损失已经低得像快要收工；可只看答案，损失明显更高。
 
 # %%
 longest = 128
@@ -625,37 +629,33 @@ colleague = copy.deepcopy(base)
 training.fit(colleague, list(padded_rows(encoded.select(range(400)))), steps=20, lr=models.rate("full"))
 claim("pad-loss-looks-better", loss_on(colleague, list(padded_rows(encoded.select(range(16))))), at_most=0.5)
 
-# %% [markdown] lang="en" partner="10feefbc"
-# Most of the labels are padding. To predict one more pad token after a row of pad tokens is easy, so the mean falls,
-# while the answers are hardly learnt: the loss of the *answers* tells.
+# %% [markdown] lang="en" partner="b50cd045"
+# Most of the labels are padding. To predict one more pad token after a row of pad tokens is easy, so the mean falls faster
+# than the answers are learnt: the loss of the *answers* tells.
 
-# %% [markdown] lang="zh" partner="f78d5c35"
-# 大部分标签是填充符。在一串填充符后面再猜一个填充符，太容易了，平均损失自然低；可是答案几乎没学到：只看*答案*的损失，
-# 就露馅了。
+# %% [markdown] lang="zh" partner="f6bb68d3"
+# 大部分标签是填充符。在一串填充符后面再猜一个填充符，太容易了，平均损失就降得比答案学会得快：只看*答案*的损失，就露馅了。
 
 # %%
 padding = sum(longest - len(row["input_ids"]) for row in encoded.select(range(400))) / (400 * longest)
 answers = list(encoded.select(range(16)))
-print(
-    T("exhibit-1").format(
-        padding=padding, mean=loss_on(colleague, list(padded_rows(answers))), answers=loss_on(colleague, answers)
-    )
-)
+reported, on_answers = loss_on(colleague, list(padded_rows(answers))), loss_on(colleague, answers)
+print(T("exhibit-1").format(padding=padding, mean=reported, answers=on_answers))
 claim("pad-share", padding, at_least=0.4)
-claim("pad-hides", loss_on(colleague, answers) - loss_on(tuned, answers), at_least=0.05)
+claim("pad-hides", on_answers - reported, at_least=0.05)
 
-# %% [markdown] lang="en" partner="11214cf2"
+# %% [markdown] lang="en" partner="46ff2711"
 # *The repair*: give padding the label −100, as `training.collate` does. Never call the padding token a label, and be
 # careful when padding token and end-of-text token are one and the same, as they are here and in Qwen: mask by position,
 # not by token id.
 #
-# **Exhibit 2.** The answers of this model are right, and then it goes on talking.
+# **Exhibit 2.** This model answers in perfect JSON, and then it goes on talking.
 
-# %% [markdown] lang="zh" partner="6db62cd7"
+# %% [markdown] lang="zh" partner="b11e232d"
 # *修理方法*：把填充位置的标签设为 −100，`training.collate` 就是这样做的。永远不要把填充符当成标签；当填充符和文本结束符
 # 是同一个词元时（这里和 Qwen 都是如此）要格外小心：按位置掩码，不要按词元编号掩码。
 #
-# **展品二**。这个模型的答案是对的，可是答完之后还说个不停。
+# **展品二**。这个模型用工整的 JSON 作答，可是答完之后还说个不停。
 
 # %%
 stop = tokenizer.convert_tokens_to_ids(chat.IM_END)
@@ -685,7 +685,7 @@ claim("stop-token", stopped, at_most=0.5)
 # *修理方法*：结束符属于答案，必须保留标签。回头看上面的掩码图：它是带框的。常见的原因是聊天模板的标记早结束了一个词元，
 # 或者用了“屏蔽所有特殊词元”之类的规则。
 
-# %% [markdown] lang="en" partner="900f9076"
+# %% [markdown] lang="en" partner="b6101bca"
 # ## Play · Temperature
 #
 # A language model gives probabilities; sampling turns them into text. The **temperature** $\tau$ divides the logits
@@ -695,7 +695,7 @@ claim("stop-token", stopped, at_most=0.5)
 # %% [markdown] lang="zh" partner="cf9fbc3d"
 # ## 动手玩 · 温度
 #
-# 语言模型给出的是概率，采样才把概率变成文字。**温度** $\tau$ 在 softmax 之前去除 logits：温度低，几乎总是最可能的词元
+# 语言模型给出的是概率，采样才把概率变成文字。在 softmax 之前，logits 要先除以**温度** $\tau$：温度低，几乎总是最可能的词元
 # 胜出；温度高，少见的词元也有机会。拖动滑块，找一找：从哪里开始，句子听上去仍然通顺，事实却已经错了？
 
 # %%

@@ -821,12 +821,12 @@ claim("size-valid", min(row["valid"] for row in tuned.values()), at_least=0.9)
 claim("size-place", tuned["large"]["place"] - tuned["small"]["place"], at_least=0.3)
 claim("size-loss", tuned["small"]["loss"] / tuned["large"]["loss"], at_least=2)
 
-# %% [markdown] lang="en" partner="ab056fac"
-# The stored trial trains longer, on more questions, until *whole* answers come out right. Each size against the next
+# %% [markdown] lang="en" partner="3af8083c"
+# The stored trial trains longer, on more questions, so that *whole* answers begin to come out right. Each size against the next
 # smaller one. Below it, seed by seed: the shares of exact answers, then those of right topics:
 
-# %% [markdown] lang="zh" partner="bbabc68e"
-# 存储的试工训练得更久，问题也更多，直到*整条*答案都能写对。每个规模和比它小一级的相比；图下面是逐个种子的结果，
+# %% [markdown] lang="zh" partner="2a4272cc"
+# 存储的试工训练得更久，问题也更多，*整条*答案开始有写对的。每个规模和比它小一级的相比；图下面是逐个种子的结果，
 # 先是完全正确率，再是话题正确率：
 
 # %%
@@ -1108,11 +1108,11 @@ claim("writers-write", all(map(writes, ends["generation"])), equals=True)
 for task in choosing.TASKS:
     print(T(f"desk-{task}"), choosing.choose_model(task, ["en", "zh"], memory_gb=16).explain(), sep="\n", end="\n\n")
 
-# %% [markdown] lang="en" partner="69182b7d"
-# The four pairings of the table, judged:
+# %% [markdown] lang="en" partner="c04011f9"
+# Four pairings of the table, judged:
 
-# %% [markdown] lang="zh" partner="5362e1c4"
-# 那张表里的四个搭配，逐一评判：
+# %% [markdown] lang="zh" partner="7e285f50"
+# 从那张表里挑四个搭配，逐一评判：
 
 # %%
 multilingual = writes("bert-base-multilingual-cased")

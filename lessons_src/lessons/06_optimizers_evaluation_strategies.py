@@ -642,7 +642,7 @@ for seed in sorted({r["seed"] for r in tried}):
 print(T("opt-one-dev-seed").format(rates=" · ".join(f"{lr:g}" for lr in by_seed.values())))
 claim("opt-seeds-disagree", sum(lr == contest["rates"]["adamw"] / 2 for lr in by_seed.values()), equals=2)
 
-# %% [markdown] lang="en" partner="5ddce20e"
+# %% [markdown] lang="en" partner="d5740c4d"
 # **Adam and AdamW** are one curve: so short a training leaves the decay nothing to do. **SGD** learns the form and the
 # places, but fewer of the topics, in Chinese hardly any; "Adam converges fast" holds, a tuned rate for each. **LAMB**
 # is ahead of AdamW in English and behind in Chinese. **Muon**, with which the base was pre-trained, copies names worse
@@ -653,7 +653,7 @@ claim("opt-seeds-disagree", sum(lr == contest["rates"]["adamw"] / 2 for lr in by
 # compares optimizers by one seed tosses coins.
 
 # %% [markdown] lang="zh" partner="fe3ee11b"
-# **Adam 与 AdamW** 是同一条曲线：训练这么短，衰减无事可做。**SGD** 学会了格式和地名，主题学会的少些，中文里几乎没学会；各用调好的学习率，
+# **Adam 与 AdamW** 是同一条曲线：训练这么短，衰减无事可做。**SGD** 学会了格式和地名，话题学会的少些，中文里几乎没学会；各用调好的学习率，
 # “Adam 收敛快”成立。**LAMB** 在英文里领先 AdamW，在中文里落后。预训练这个基座用的正是 **Muon**，它在两种语言里地名都抄得更差。
 # （它的两半共用了一个学习率。）
 #
@@ -741,13 +741,15 @@ claim("opt-large-costs", costs, at_least=0.05)
 best_rate = {name: contest["large_batch_rates"][name] / contest["rates"][name] for name in ("adamw", "lamb")}
 claim("opt-root-rule", best_rate["lamb"] / math.sqrt(large / BATCH), close_to=(1, 0.01))
 claim("opt-adamw-stays", best_rate["adamw"], equals=1.0)
+worst = []
 for lang in ("en", "zh"):
     for part, batch in (("report", BATCH), ("batch", large)):
         pairs = [[r["answer"] for r in runs(part, name, lang)] for name in ("lamb", "adamw")]
         gains = [mine - other for mine, other in zip(*pairs, strict=True)]
         numbers = {"gain": metrics.mean(gains), "low": min(gains), "high": max(gains), "batch": batch}
         print(T("opt-ahead").format(lang=T(f"opt-{lang}"), **numbers))
-    claim("opt-lamb-large", min(gains), at_least=0.0)
+    worst.append(min(gains))
+claim("opt-lamb-large", min(worst), at_least=0.0)
 
 # %% [markdown] lang="en" partner="8bd180f9"
 # Eight times fewer steps cost both of them dearly: with so few examples a large batch is a bad bargain. Of the rates
@@ -876,14 +878,14 @@ for name, guess in guesses.items():
 claim("ev-accuracy-prefers", accuracy["ev-always"] - accuracy["ev-finder"], at_least=0.05)
 claim("ev-recall-differs", recall["ev-finder"] - recall["ev-always"], at_least=0.3)
 
-# %% [markdown] lang="en" partner="3986fc76"
+# %% [markdown] lang="en" partner="b82cb836"
 # Accuracy gives the prize to the model that finds nothing: it counts rows, and nearly all rows are praise. **Macro**-F1
 # gives each label one vote, **micro**-F1 each row: with one label a row it *is* the accuracy. On the topics that Part
 # I's tuned model names, by hand and by the library:
 
 # %% [markdown] lang="zh" partner="b0b0e505"
 # 准确率把奖发给了什么也没找到的模型，因为它数的是条数，而几乎每条都是表扬。**宏平均** F1 让每个类别各有一票，**微平均** F1 让每条样例各有一票；
-# 一条样例只有一个类别时，后者*就是*准确率。拿第一部分微调好的模型答出的主题，手写的和库对一对：
+# 一条样例只有一个类别时，后者*就是*准确率。拿第一部分微调好的模型答出的话题，手写的和库对一对：
 
 # %%
 replies = chat.reply(adam_tuned, tokenizer, test["question"])
@@ -1099,23 +1101,23 @@ figures.show(fig, alt=T("alt-ev-stopping"))
 claim("ev-training-falls", training_losses[-1] / training_losses[at.index(best_step)], at_most=0.5)
 claim("ev-gap", dev_losses[-1] / training_losses[-1], at_least=10)
 
-# %% [markdown] lang="en" partner="e4e2920a"
-# From the dot on, only the twenty-four rows gain. And the best of many dev losses is too good to be reported: choose on
+# %% [markdown] lang="en" partner="0fc5afcf"
+# By the loss, only the twenty-four rows gain from the dot on. And the best of many dev losses is too good to be reported: choose on
 # dev, report on test.
 #
 # ### Marks out of five
 #
 # The sheet shows real answers of the untouched base and of the tuned model, shuffled and unnamed. **Nobody rated for
 # this course**: two rules stand in for two people. *The programmer* marks JSON and fields; *the traveller* wants the
-# value, however it is wrapped. In a running notebook, your marks replace the traveller's.
+# value, however it is wrapped. In a running notebook, your marks replace the traveller's in the picture.
 
-# %% [markdown] lang="zh" partner="4560ce3e"
-# 过了圆点，还在变好的只有那二十四条。另外，许多次里最低的那个验证损失，拿来报告就偏乐观了：用开发集挑，用测试集报。
+# %% [markdown] lang="zh" partner="3abd56e3"
+# 单看损失，过了圆点还在变好的只有那二十四条。另外，许多次里最低的那个验证损失，拿来报告就偏乐观了：用开发集挑，用测试集报。
 #
 # ### 五分制评分
 #
 # 评分表里是原始基座和微调模型的真实回答，打乱顺序，隐去名字。**本课没有真人评过分**，这里用两条规则代替两个人：“程序员”看 JSON 和字段；“游客”只要答案对，
-# 不管怎么包装。在运行中的笔记本里，你打的分会取代“游客”的分。
+# 不管怎么包装。在运行中的笔记本里，图中“游客”的分会换成你打的分。
 
 # %%
 RUBRIC = {5: "ev-mark-5", 4: "ev-mark-4", 3: "ev-mark-3", 2: "ev-mark-2", 1: "ev-mark-1"}
@@ -1512,7 +1514,7 @@ for name, rows in parts.items():
 claim("ev-overlap-verbatim", flagged[parts["ev-verbatim"]].mean(), equals=1.0)
 claim("ev-overlap-precision", found[0], at_least=0.9)
 
-# %% [markdown] lang="en" partner="107effd9"
+# %% [markdown] lang="en" partner="f077dfec"
 # A row cut short does not escape; without every fifth word, most do.
 #
 # **Without the training data**, ask the model: a question learnt by heart is more probable than *other wordings of it*.
@@ -1520,7 +1522,7 @@ claim("ev-overlap-precision", found[0], at_least=0.9)
 # wording's own loss; threshold: from clean dev wordings.
 
 # %% [markdown] lang="zh" partner="4d5a47ae"
-# 截去结尾的样例逃不掉；每五个字删掉一个，多数就逃掉了。
+# 截去结尾的样例逃不掉；每五个字删掉一个，就全逃掉了。
 #
 # **手里没有训练数据时**，去问模型：背下来的问题，比*它的其他问法*概率更高。拿六十四种测试问法，用其中一半污染基座的一个副本。得分是改写的平均损失减去它自己的损失；
 # 阈值由干净的开发集问法来定。
@@ -1961,9 +1963,9 @@ ax.set(xlabel=T("st-forgotten"), ylabel=T("st-unseen"), ylim=(-0.05, 1.05))
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 figures.show(fig, alt=T("st-alt-forgetting"))
 
-# %% [markdown] lang="en" partner="e1cb4f76"
+# %% [markdown] lang="en" partner="69394ef6"
 # *Full fine-tuning performs best*: not on average. At the same highest rate the mean of gradual unfreezing is ahead in
-# both languages, but in Chinese its seeds fall on both sides. Layer-wise rates are ahead in English and behind in
+# both languages, but not in every seed: in English one is behind and one level, in Chinese two are behind. Layer-wise rates are ahead in English and behind in
 # Chinese, in four seeds of five each. Both forget much less, in every seed. But see the last rows: at *half its rate*
 # full fine-tuning forgets little, gains in English and falls back in Chinese, again in every seed. One rate for both
 # languages, chosen with one seed, was too coarse: halving it moved the mean farther than any change of strategy among
@@ -1978,8 +1980,8 @@ figures.show(fig, alt=T("st-alt-forgetting"))
 # *more* than full fine-tuning. One often reads the opposite: at low rates it does forget little, and learns less
 # (lesson 08).
 
-# %% [markdown] lang="zh" partner="8c9ac955"
-# *全量微调性能最好*：平均来看并非如此。最高学习率相同时，渐进式解冻的均值在两种语言里都领先，但中文的各个种子有高有低。分层学习率在英文里领先，在中文里落后，
+# %% [markdown] lang="zh" partner="e35c1425"
+# *全量微调性能最好*：平均来看并非如此。最高学习率相同时，渐进式解冻的均值在两种语言里都领先，但并非每个种子都如此：英文一个落后、一个持平，中文两个落后。分层学习率在英文里领先，在中文里落后，
 # 各有四个种子（共五个）如此。两者都忘得少得多，每个种子都是这样。不过请看表的最后两行：学习率*减半*，全量微调就忘得很少，英文更好，中文却退步了，也是每个种子都如此。
 # 两种语言共用一个学习率，又只凭一个种子来选，太粗糙了：在能动到所有层的策略之间怎么换，均值的变化都不如学习率减半大。
 #
@@ -2113,7 +2115,7 @@ claim("st-slow-loss", slow_history.final / slow_history.losses[0], at_least=0.75
 for text in test["question"][:2]:
     print(text, "▸", chat.reply(slow, tokenizer, [text])[0])
 
-# %% [markdown] lang="en" partner="0b4954ae"
+# %% [markdown] lang="en" partner="392c7b56"
 # The model still talks like the base. 2e-5 is a usual rate for *full* fine-tuning of models that are much wider, over
 # thousands of steps. Copied to another size, method and number of steps, it means nothing.
 #
@@ -2124,7 +2126,7 @@ for text in test["question"][:2]:
 # %% [markdown] lang="zh" partner="85cc9640"
 # 模型说话还是基座的样子。2e-5 是对宽得多的模型做*全量*微调、训练几千步时的常用值。换了大小、方法和步数，照抄就没有意义了。
 #
-# **F1**。哪一个？同一批回答，四个数都有人叫 F1：*主题*当作类别，各类再平均（**宏平均 F1**）；JSON 的*字段*算命中与否，
+# **F1**。哪一个？同一批回答，四个数都有人叫 F1：*话题*当作类别，各类再平均（**宏平均 F1**）；JSON 的*字段*算命中与否，
 # 合在一起计（**微平均 F1**）；只看答案的值，*用词*（中文按字）的重合程度（SQuAD 的 F1）；*整条*记录，所有字段都对才算。
 
 # %%

@@ -82,14 +82,14 @@ def step(now):
 # %%
 step(1)
 
-# %% [markdown] lang="en" partner="35f6c1bc"
-# An **embedding model** turns a text into a vector of fixed length, by averaging what a transformer computes for its
-# tokens. The course ships a small one for both languages, distilled from the English all-MiniLM-L6-v2. (On a GPU the same line
+# %% [markdown] lang="en" partner="334c0499"
+# An **embedding model** turns a text into a vector of fixed length, most often by averaging what a transformer
+# computes for its tokens (BGE takes the first token's vector). The course ships a small one for both languages, distilled from the English all-MiniLM-L6-v2. (On a GPU the same line
 # loads a larger one for the language of the edition: MiniLM for English, bge-small-zh for Chinese.) Forty passages of the
 # desk, a question written by hand, and the passage that answers it:
 
-# %% [markdown] lang="zh" partner="6e72e89e"
-# **嵌入模型**把一段文本变成一个定长的向量：把 Transformer 算出的各词元向量取平均。本课程自带一个中英双语的小模型，
+# %% [markdown] lang="zh" partner="63eaea3e"
+# **嵌入模型**把一段文本变成一个定长的向量：通常把 Transformer 算出的各词元向量取平均（BGE 则取第一个词元的向量）。本课程自带一个中英双语的小模型，
 # 是从英文的 all-MiniLM-L6-v2 蒸馏来的。（用 GPU 时，同一行代码会按笔记本的语言加载更大的模型：英文版是 MiniLM，
 # 中文版是 bge-small-zh。）下面是咨询台的四十段资料、一个手写的问题，以及能回答它的那一段：
 
@@ -107,14 +107,14 @@ vectors = embedder.encode(texts)  # (40, dim), each row of length 1
 query = embedder.encode([asked[example]])[0]  # (dim,)
 print(embedder.name, vectors.shape, asked[example], questions[example]["context"], sep="\n")
 
-# %% [markdown] lang="en" partner="e51cf5e9"
+# %% [markdown] lang="en" partner="5cec8d16"
 # Hundreds of dimensions cannot be drawn. Two can: the two directions in which the points vary most. To see something
 # ordered we embed plain sentences, one for each of eight topics about each of thirty places. The model is not told the
 # topics.
 
 # %% [markdown] lang="zh" partner="0f1c8d97"
-# 几百维画不出来，两维可以：取点变化最大的两个方向。为了看出条理，我们嵌入一些简单句：三十个地方，每个地方八个主题各一句。
-# 主题并没有告诉模型。
+# 几百维画不出来，两维可以：取点变化最大的两个方向。为了看出条理，我们嵌入一些简单句：三十个地方，每个地方八个话题各一句。
+# 话题并没有告诉模型。
 
 # %%
 from random import Random
@@ -271,9 +271,9 @@ claim("exact-grows", exact_ms[-1] / exact_ms[0], at_least=4)
 # node of a graph on layer 0, linked to some near ones. A few are on layer 1 as well, fewer on layer 2; those layers are
 # the flights. A search starts at the top, always walks on to the neighbour nearest to the query, goes down a layer when
 # none is nearer, and looks around more widely on layer 0. The limit: it may stop in a valley and miss a neighbour. How
-# often is the **recall**: which share of the true k nearest it finds.
+# many it finds is the **recall**: the share of the true k nearest.
 
-# %% [markdown] lang="zh" partner="70eb4b34"
+# %% [markdown] lang="zh" partner="67a621b3"
 # 向量是十六倍，乘法就是十六倍（时间往往还不止，因为处理器的缓存装不下了）。到了十亿条就吃不消。索引是用一点准确度换来少得多的比较：
 # 这就是**近似最近邻**（ANN）。
 #
@@ -374,13 +374,13 @@ def select_neighbours(index, near, most):
     return kept
 
 
-# %% [markdown] lang="en" partner="4d990705"
+# %% [markdown] lang="en" partner="e10d486b"
 # **Algorithm 1** inserts. The new node draws its top layer, each further one M times less likely; walks down to it;
 # and from there on looks around with `ef_construction`, chooses links, and is linked *back*. Who has too many links
 # then chooses again. **Algorithm 5** is the search: the same walk, and `ef` on layer 0.
 
 # %% [markdown] lang="zh" partner="90bc1f70"
-# **算法 1** 负责插入。新节点先抽出自己的最高层，每高一层概率小 M 倍；从顶层走下来；到了自己的层，就用 `ef_construction`
+# **算法 1** 负责插入。新节点先抽出自己的最高层，每高一层，概率就降为 1/M；从顶层走下来；到了自己的层，就用 `ef_construction`
 # 的视野找近邻、选边，对方也要*连回来*；谁的边太多，谁就重选一次。**算法 5** 是搜索：同样的走法，到第 0 层用 `ef`。
 
 
@@ -747,15 +747,15 @@ def times_slower(one, other, n):
 claim("exact-beats-chroma-still", times_slower("exact", "chroma", 10_000), at_most=1)
 claim("index-wins-large", times_slower("exact", "hnswlib", largest), at_least=3)
 
-# %% [markdown] lang="en" partner="50dc9a7b"
-# The honest finding: at the size of this course, and of many a company's documents, **exact search wins**. One product
-# over a thousand vectors takes less time than Chroma needs to say hello, and its recall is one. At fifty thousand the
-# index in C++ is ahead by far. And `ef` is no constant: what is enough for a thousand vectors is not enough for fifty
+# %% [markdown] lang="en" partner="0a04d72f"
+# The honest finding: at the size of this course, and of many a company's documents, **exact search beats Chroma**. One
+# product over a thousand vectors takes less time than Chroma needs to say hello, and its recall is one. The bare C++ library
+# is ahead from two thousand vectors on, but by fractions of a millisecond; at fifty thousand it is ahead by far. And `ef` is no constant: what is enough for a thousand vectors is not enough for fifty
 # thousand. Chroma's own worth at our scale is the rest: persistence, metadata, filters, updates.
 
-# %% [markdown] lang="zh" partner="b0121019"
-# 老实说：在本课程的规模上，乃至许多公司的文档规模上，**精确搜索更好**。一千个向量做一次乘法，比 Chroma 打声招呼还快，
-# 而且召回率是一。到了五万，C++ 的索引就遥遥领先。另外，`ef` 不是常数：一千个向量够用的值，五万个就不够了。
+# %% [markdown] lang="zh" partner="aafd6a63"
+# 老实说：在本课程的规模上，乃至许多公司的文档规模上，**精确搜索胜过 Chroma**。一千个向量做一次乘法，比 Chroma 打声招呼还快，
+# 而且召回率是一。单用 C++ 库，从两千个向量起就更快，但相差不到一毫秒；到了五万，它就遥遥领先。另外，`ef` 不是常数：一千个向量够用的值，五万个就不够了。
 # 在我们这个规模上，Chroma 的价值在于别的：持久化、元数据、过滤和更新。
 
 # %% [markdown] lang="en" partner="a893a3f9"
@@ -767,14 +767,14 @@ claim("index-wins-large", times_slower("exact", "hnswlib", largest), at_least=3)
 # %%
 step(3)
 
-# %% [markdown] lang="en" partner="3d033aee"
+# %% [markdown] lang="en" partner="911076ff"
 # A **collection** holds, for each id, a vector, the text (the *document*) and *metadata*. The space is fixed when it is
-# created, and the default is l2; so we ask for cosine and *assert* it. The embedding function is stored by name: a
-# collection and its model belong together.
+# created, and the default is l2; so we ask for cosine and *assert* it. The embedding function is stored by name and
+# settings (here: which model): a collection and its model belong together.
 
-# %% [markdown] lang="zh" partner="ba5e4640"
+# %% [markdown] lang="zh" partner="3da8bfbd"
 # 一个**集合**（collection）为每个 id 保存：向量、原文（*document*）和*元数据*。空间在创建时就定死了，默认是 l2；
-# 所以我们要明确指定余弦，并用*断言*确认。嵌入函数按名字存在集合里：集合和它的模型是一体的。
+# 所以我们要明确指定余弦，并用*断言*确认。集合里存着嵌入函数的名字和配置（这里是用哪个模型）：集合和它的模型是一体的。
 
 # %%
 from tunelab.display import Progress
@@ -816,13 +816,13 @@ one, hundred = records_a_second(1, 30), records_a_second(100, 1000)
 print(f"1: {one:.0f}/s · 100: {hundred:,.0f}/s · max {client.get_max_batch_size():,}")
 claim("batches-pay", hundred / one, at_least=5)
 
-# %% [markdown] lang="en" partner="f015b358"
+# %% [markdown] lang="en" partner="fbbf6459"
 # Is it on disk? Close it here, and let another process open it. That process names no model: importing
-# `tunelab.embedding` registers ours, and Chroma finds it by the name that it has stored.
+# `tunelab.embedding` registers ours, and Chroma finds it by the name, and the model by the settings, that it has stored.
 
-# %% [markdown] lang="zh" partner="444865d9"
+# %% [markdown] lang="zh" partner="cb4f3f5c"
 # 真的存到磁盘上了吗？先在这里关闭，再让另一个进程打开。那个进程没有指定模型：导入 `tunelab.embedding` 就注册了我们的嵌入函数，
-# Chroma 按存下来的名字找到它。
+# Chroma 按存下来的名字找到它，再按配置装上模型。
 
 # %%
 import subprocess
@@ -978,20 +978,20 @@ claim(
 )
 claim("letters-do-for-keywords", metrics.mean(results[LANG, LANG, "tfidf-svd", "keyword"] == 1), at_least=0.8)
 
-# %% [markdown] lang="en" partner="4c92e5ee"
+# %% [markdown] lang="en" partner="3dd9bba0"
 # MiniLM reads English meaning and no Chinese. The course's encoder is a tenth of its size and weaker in English; but it
 # reads both languages, and finds Chinese passages for English questions. Letters hardly find a paraphrase. And
 # on keyword questions everybody looks splendid in a language that it reads, which is why a demonstration with keywords
-# proves nothing. For models such as MiniLM 85 % and more are often quoted, on question sets of other kinds; on the
-# English paraphrases here it is 40 %. A figure belongs to its questions: measure on yours. Even the best is wrong more
+# proves nothing. Much higher figures are published for models such as MiniLM, on question sets of other kinds; on
+# the English paraphrases here it is 40 %. A figure belongs to its questions: measure on yours. Even the best is wrong more
 # often than right on the paraphrases, so return several: recall@5 is far above hit@1.
 #
 # ## Step 6 · Update
 
-# %% [markdown] lang="zh" partner="81b9e90c"
+# %% [markdown] lang="zh" partner="c41ae786"
 # MiniLM 读得懂英文，读不懂中文。课程自带的编码器只有它的十分之一大，英文不如它，但两种语言都懂，还能用英文问题找到中文资料。
 # 只看字形，换个说法就几乎找不到了。而关键词问题，只要语言对得上，谁都答得漂亮，所以用关键词做的演示什么也说明不了。
-# MiniLM 这类模型常被引用的成绩是 85% 以上，那是在别的问题集上；在这里换说法的英文问题上只有 40%。成绩离不开问题集，
+# MiniLM 这类模型公布的成绩往往高得多，那是在别的问题集上；在这里换说法的英文问题上只有 40%。成绩离不开问题集，
 # 要用自己的问题来测。
 # 遇到换说法的问题，最好的编码器也是错的比对的多，所以要多返回几条：recall@5 远高于 hit@1。
 #
@@ -1422,22 +1422,22 @@ def sync(collection, rows):
     return collection.count()
 
 
-# %% [markdown] lang="en" partner="2c2dcf3e"
+# %% [markdown] lang="en" partner="a9d59e6c"
 # ## Recap
 #
 # - Six steps; new text goes back to the first one.
-# - Cosine, l2 and inner product agree on vectors of length 1, and only there.
+# - Cosine, l2 and inner product give one order where all vectors have the same length: normalise.
 # - HNSW is a graph and a patient walk: `ef` buys recall with distances; spread links and links back make it work.
 # - Up to some ten thousand vectors exact search is as fast as Chroma and misses nothing. Measure before you index.
 # - Retrieval is as good as the embedding model in *your* language and *your* words; keywords prove nothing.
 # - A vector database rarely raises an error. Assert the space, upsert, check vectors, one process a folder, self-queries.
 
-# %% [markdown] lang="zh" partner="1d1f14e2"
+# %% [markdown] lang="zh" partner="30dffdef"
 # ## 小结
 #
 # - 六个步骤；新文本要回到第一步。
-# - 余弦、l2 和内积只在长度为 1 的向量上意见一致。
-# - HNSW 就是一张图加一段有耐心的行走：`ef` 用距离计算换召回率；分散的边和反向的边缺一不可。
+# - 所有向量长度相同时，余弦、l2 和内积给出同样的次序：所以要归一化。
+# - HNSW 就是一张图加一段有耐心的行走：`ef` 用距离计算换召回率；靠分散的边和反向的边才走得好。
 # - 大约一万个向量以内，精确搜索和 Chroma 一样快，而且一个不漏。先测量，再建索引。
 # - 检索的好坏取决于嵌入模型懂不懂*你的*语言、*你的*说法；关键词什么也证明不了。
 # - 向量数据库很少报错。断言空间、用 upsert、检查向量、一个目录一个进程、自查询。

@@ -32,20 +32,21 @@ from tunelab import T, check, claim, start
 LANG = "en"
 course = start("10", LANG)
 
-# %% [markdown] lang="en" partner="bca665d6"
+# %% [markdown] lang="en" partner="1d1151ea"
 # ## The question
 #
 # The information desk's model knows every ticket price of Yunlan Province by heart. On the first of the month half of the
 # prices change. Somebody who learnt the old price list by heart will quote it with the same confidence as before; somebody
 # who looks prices up on the notice board only needs a new sheet on the board. Which of the two is our assistant to be?
-# The picture shows the parts that this lesson builds, in the order in which a question meets them.
+# The picture shows the parts that this lesson builds, in the order in which a question meets them. (The check of the sources
+# at its end is the last exercise; the server below shows the sources unchecked.)
 
-# %% [markdown] lang="zh" partner="73d7105d"
+# %% [markdown] lang="zh" partner="6a60bba8"
 # ## 问题
 #
 # 咨询台的模型把云澜省每个地方的票价都背了下来。下个月一号，一半的票价要调整。把旧价目表背熟的人，会照旧自信地报出旧价；
 # 习惯抬头看公告栏的人，只要公告栏换一张纸就行。我们的助手该做哪一种人？
-# 下图是本课要搭建的各个部件，按问题经过它们的先后排列。
+# 下图是本课要搭建的各个部件，按问题经过它们的先后排列。（图中最后的来源核对留作最后一道练习；后面的服务器给出的来源并未核对。）
 
 # %%
 from tunelab import figures
@@ -203,12 +204,12 @@ for piece in chunks(texts[places[0]]):
 whole = [any(before[name] in piece for piece in chunks(text)) for name, text in texts.items()]
 claim("prices-whole", metrics.mean(whole), equals=1.0)
 
-# %% [markdown] lang="en" partner="745416a4"
-# Why 48? A larger chunk is easier to find, and harder to read. Retrieval on the dev questions, for three sizes: the best
+# %% [markdown] lang="en" partner="8987454b"
+# Why 48? A larger chunk is easier to find; whether it can be read is another matter. Retrieval on the dev questions, for three sizes: the best
 # chunk is about the right place; and it holds the answer.
 
-# %% [markdown] lang="zh" partner="56ae482c"
-# 为什么是 48？块越大越容易找到，却越难读懂。下面在开发集问题上比较三种块长：最相近的块讲的是不是该地方；块里有没有答案。
+# %% [markdown] lang="zh" partner="5e795742"
+# 为什么是 48？块越大越容易找到；读不读得懂则是另一回事。下面在开发集问题上比较三种块长：最相近的块讲的是不是该地方；块里有没有答案。
 
 # %%
 embedder = models.load_embedder("travel-encoder")  # the store's own, in every profile: scores must be comparable
@@ -231,15 +232,16 @@ for size, overlap in ((16, 4), (SIZE, OVERLAP), (160, 0)):
     print(T("chunk-sizes").format(size=size, place=of_place, answer=with_answer))
 claim("small-chunks-lose", with_answer - retrieval(16, 4)[1], at_least=0.2)
 
-# %% [markdown] lang="en" partner="9c55c07c"
-# Whole articles are found best. Our small reader, though, copes with a few sentences only, so that the reader sets the
-# size. With a large model it would be the other way round.
+# %% [markdown] lang="en" partner="09d143e8"
+# Whole articles are found best. But our reader is trained, below, on texts of one to four facts, and an article states eight;
+# so we cut smaller. (How well it reads by size is not measured here.)
 #
 # Into the store with them. `PassageStore` is lesson 09's Chroma collection with a log beside it; what the log is for
 # comes below. The id of a chunk names its document, so that an answer can name its source.
 
-# %% [markdown] lang="zh" partner="3675bf17"
-# 整篇文章最容易找到；可是我们的小模型一次只读得了短短几句，所以块长由阅读能力决定。换成大模型，情况就反过来了。
+# %% [markdown] lang="zh" partner="dcc304d4"
+# 整篇文章最容易找到。可是后面的阅读适配器只用含一到四个事实的文本训练，而一篇文章有八个，所以切得小一些。（块长对阅读的影响，
+# 这里没有测。）
 #
 # 现在入库。`PassageStore` 就是第 09 课的 Chroma 集合，旁边多了一份日志；日志的用处后面会讲。块的 id 里写着文档名，这样回答才能指出来源。
 
@@ -385,16 +387,16 @@ for adapter, run in (("desk", desk_run), ("reader", reader_run)):
     losses = [seed[f"{adapter}_loss"] for seed in seeds]
     print(T("losses").format(name=adapter, low=min(losses), high=max(losses), here=run.final))
 
-# %% [markdown] lang="en" partner="345ba1b4"
+# %% [markdown] lang="en" partner="ebbc5dbe"
 # ## Which goes stale, what it costs, when to use which
 #
 # The same questions, four ways. The fourth is the obvious objection: simply fine-tune `desk` again on the new price list. The bands are
-# the stored seeds, the dots are this run.
+# the stored seeds, the dots are this run; the fourth is stored only.
 
-# %% [markdown] lang="zh" partner="6c06a4c2"
+# %% [markdown] lang="zh" partner="04702a9b"
 # ## 谁会过时，代价多大，该用哪个
 #
-# 同样的问题，四种答法。第四种是最容易想到的反问：拿新价目表把 `desk` 再微调一遍不就行了？色带是存储的种子，圆点是本次运行。
+# 同样的问题，四种答法。第四种是最容易想到的反问：拿新价目表把 `desk` 再微调一遍不就行了？色带是存储的种子，圆点是本次运行；第四种只有存储的结果。
 
 # %%
 import matplotlib.pyplot as plt
@@ -453,11 +455,12 @@ lost = seed_mean("elsewhere") - seed_mean("elsewhere_after")
 print(T("retuning").format(new=retuned, before=seed_mean("elsewhere"), after=seed_mean("elsewhere_after")))
 claim("retuning-costs", lost, at_least=0.1)
 
-# %% [markdown] lang="en" partner="351bcf0f"
+# %% [markdown] lang="en" partner="33a46d61"
 # Fine-tuning again does teach the new prices. It also costs a training for each change of the list, and the line above
 # shows the second bill: what the adapter knew of the *other* seven topics suffers, unless they are trained again with the
-# prices. The board is rewritten in moments, and nothing else is touched. Its price is paid on every question, in tokens to
-# read.
+# prices. The board is rewritten in moments, and nothing else is touched. Its price is paid on every question: in tokens to
+# read and, with our small retriever and reader, in right answers. Compare the columns: the adapter that was tuned again says
+# more of the new prices, and of the unchanged ones. The next section asks where the board loses them.
 #
 # | when | put it into |
 # |---|---|
@@ -467,9 +470,11 @@ claim("retuning-costs", lost, at_least=0.1)
 # | the base reads what it is given, and a long prompt is affordable | text alone: try it first |
 # | the base ignores what it is given | both: text for the facts, an adapter for the reading |
 
-# %% [markdown] lang="zh" partner="b3c889e3"
+# %% [markdown] lang="zh" partner="180d09eb"
 # 重新微调确实能学会新价。但价目表每改一次就要训练一次，而且上面那行还列出了第二笔账：适配器原先掌握的*另外*七类事实也跟着受损，
-# 除非把它们和票价一起重训。换公告栏只是片刻的事，别的什么都不碰。公告栏的代价是每个问题都要付的：多读的那些词元。
+# 除非把它们和票价一起重训。换公告栏只是片刻的事，别的什么都不碰。公告栏的代价是每个问题都要付的：
+# 要多读那些词元；而且我们的检索和阅读模型都小，答对的也少。对照一下表里各列：重新微调的适配器，新价和没变的票价都答对得更多。
+# 公告栏丢分丢在哪里，下一节来查。
 #
 # | 情况 | 放在哪里 |
 # |---|---|
@@ -504,13 +509,14 @@ print(T("apart").format(hit=metrics.mean(found), read=metrics.mean(read), both=m
 claim("found", metrics.mean(found), at_least=0.5)
 claim("read", metrics.mean(read), at_least=0.4)
 
-# %% [markdown] lang="en" partner="85470b87"
-# Now texts of another kind: the hand-written policies, whose sentences no model of this course has seen. The questions
-# are paraphrases, and the answer is a span of the passage. Given the right passage, the reader against something much simpler: quoting
+# %% [markdown] lang="en" partner="6cd3b68f"
+# Now texts of another kind: the desk's hand-written passages (policies, guides, FAQ; *policies* for short), whose sentences no
+# model of this course has seen. Most of the questions are paraphrases, and the answer is a span of the passage. Given the right passage, the reader against something much simpler: quoting
 # the one sentence that is nearest to the question.
 
-# %% [markdown] lang="zh" partner="f41ad43f"
-# 换一种文本：手写的规章。里面的句子，本课程的模型一句也没见过；问题都是换了说法的，答案是原文中的一段。给定正确的文章，让阅读适配器
+# %% [markdown] lang="zh" partner="a7f9a793"
+# 换一种文本：咨询台手写的资料（规定、指南、常见问题，下面统称“规章”）。里面的句子，本课程的模型一句也没见过；问题多数换了说法，
+# 答案是原文中的一段。给定正确的文章，让阅读适配器
 # 和一个简单得多的办法比一比：直接引用与问题最相近的那一句。
 
 # %%
@@ -594,10 +600,10 @@ print(T("threshold").format(value=threshold, refused=refused, accepted=accepted)
 claim("threshold-helps", refused + accepted, at_most=0.8)
 
 # %% [markdown] lang="en" partner="4667d6d0"
-# Refusing nothing, or everything, makes errors that add up to one; that is the yardstick. The harder case are the policy
+# Refusing nothing, or everything, makes errors that add up to one; that is the yardstick. Harder are the policy
 # questions that no passage answers. They were written to be *near* the passages: the topic is there, the answer is not.
 
-# %% [markdown] lang="zh" partner="9ffd7ff3"
+# %% [markdown] lang="zh" partner="dfffc7dd"
 # 什么都不拒，或者什么都拒，两种错误率之和都是一；这就是衡量的尺子。更难的是那些没有文章能回答的规章问题：它们写的时候就有意*贴近*文章，
 # 话题都在，答案却没有。
 
@@ -704,13 +710,15 @@ for adapter, k in (("desk", 0), ("base", 1), ("reader", 1)):
 print(questions[chosen], "·", before[places[chosen]], "→", after[places[chosen]])
 claim("api-is-the-notebook", answer["answer"], equals=ask([prompts[chosen]], "reader")[0])
 
-# %% [markdown] lang="en" partner="211948b6"
+# %% [markdown] lang="en" partner="3fbd8589"
 # Now the day the prices change, over HTTP. `GET /openapi.json` says what can be asked; `/search` finds the chunk with the price;
-# `POST /documents` replaces it, under its id. The same question before and after, and once more when the old text is back.
+# `POST /documents` replaces it, under its id. (Where a price falls into an overlap it stands in two chunks, and both must be
+# replaced, as in the update above.) The same question before and after, and once more when the old text is back.
 # Nothing is trained, nothing restarted.
 
-# %% [markdown] lang="zh" partner="2069d80c"
+# %% [markdown] lang="zh" partner="e0a946f8"
 # 再来一遍“调价那天”，这回全走 HTTP。`GET /openapi.json` 列出能问什么；`/search` 找到写着票价的那一块；`POST /documents` 用同一个 id 换掉它。
+# （票价若落在重叠处，会同时出现在两块里，两块都要换，前面的更新就是这样做的。）
 # 同一个问题，换之前问一遍，换之后问一遍，换回来再问一遍。不用训练，也不用重启。
 
 
@@ -760,24 +768,25 @@ claim("no-turn-opened", [prompted.count(token) for token in (chat.IM_START, chat
 claim("lie-is-believed", (number(fooled), sources), equals=(number(lie), ["lie"]))
 claim("lie-is-gone", number(price_said()[0]), equals=number(today))
 
-# %% [markdown] lang="en" partner="c58a52ce"
+# %% [markdown] lang="en" partner="9817a135"
 # The first fails: in a passage `<|im_end|>` is text like any other (`assistant.prompt` sees to that), so that a document
 # cannot open a turn. (To a large model its words may still be an order.) The second works: **what is found is believed**,
-# and a lie in plain words looks like any other passage. The source beside the answer shows where it came from, and one
-# `DELETE` takes it away. The protection is not in the prompt: let only those write documents who may set the prices. This
+# and a lie in plain words looks like any other passage. The source beside the answer names the passage that was put before
+# the model, and one `DELETE` takes it away. The protection is not in the prompt: let only those write documents who may set the prices. This
 # server has no passwords, which is why it listens on 127.0.0.1 alone.
 
-# %% [markdown] lang="zh" partner="2c10ecd8"
+# %% [markdown] lang="zh" partner="20a6bdc9"
 # 第一份没得逞：文章里的 `<|im_end|>` 只是普通文字（由 `assistant.prompt` 处理），文档没法另起一轮。（不过那句话本身，大模型仍可能当成命令。）
-# 第二份得逞了：**检索到什么，就信什么**，平平常常写出来的谎话，看上去和别的文章没有两样。回答旁边的来源说明了它出自哪里，
+# 第二份得逞了：**检索到什么，就信什么**，平平常常写出来的谎话，看上去和别的文章没有两样。回答旁边的来源指出给模型看的是哪一段，
 # 一个 `DELETE` 就能清掉。防线不在提示词里：只让有权定价的人写文档。这个服务器没有密码，所以只监听 127.0.0.1。
 
-# %% [markdown] lang="en" partner="ac2e6b3a"
-# A question about nothing that we know gets no invention. And bad input gets a clear refusal, never a stack trace; the
+# %% [markdown] lang="en" partner="4d9b60ac"
+# A question about something quite different stays below the threshold and is refused (one near our topics may still slip
+# through, as measured above). And bad input gets a clear refusal, never a stack trace; the
 # server goes on answering.
 
-# %% [markdown] lang="zh" partner="44ac667e"
-# 问一件我们一无所知的事，得到的不会是编造。不合规的输入会收到清楚的拒绝，绝不会是一串报错堆栈；服务器照常工作。
+# %% [markdown] lang="zh" partner="200af494"
+# 问一件毫不相干的事，相似度低于阈值，就会说不知道（话题相近的仍可能漏过去，前面已经测过）。不合规的输入会收到清楚的拒绝，绝不会是一串报错堆栈；服务器照常工作。
 
 # %%
 status, answer = call("POST", "/answer", {"question": T("off-topic"), "language": LANG, "adapter": "reader"})
@@ -910,21 +919,21 @@ print(len(acknowledged), health)
 claim("nothing-lost", len(lost), equals=0)
 claim("healthy", health["ok"], equals=True)
 
-# %% [markdown] lang="en" partner="cbe173dd"
+# %% [markdown] lang="en" partner="8edc325d"
 # ## Extension 1: customer service
 #
 # A guided project on data of its own: tickets of customers, the policies that decide them, and what the desk did: grant,
 # **refuse**, answer, or **hand over** to a person. The baseline finds the nearest policy and hands over where nothing is
 # near; the others it deals with as the most similar ticket of the dev set was dealt with. The metric charges what mistakes
-# cost: a person who should have been called and was not counts ten, a refusal too many or missing counts three, a person called
-# for nothing counts one.
+# cost: a person who should have been called and was not counts ten; a person called for nothing counts one, whatever should
+# have been done; else a refusal too many or missing counts three; taking grant for answer costs nothing.
 
-# %% [markdown] lang="zh" partner="c2e1fd1e"
+# %% [markdown] lang="zh" partner="18691e91"
 # ## 扩展一：客服
 #
 # 这是一个有引导的小项目，用它自己的数据：顾客的工单、据以裁决的规章，以及服务台的处理：同意、**拒绝**、解答，或者**转人工**。
 # 基线做法：找最相近的规章，什么都不相近就转人工；其余的，照开发集里最相似的那条工单的办法处理。评测指标按错误的代价计分：
-# 该转人工却没转，记十分；不该拒而拒，或者该拒而没拒，记三分；不必转却转了，记一分。
+# 该转人工却没转，记十分；不必转却转了，一律记一分；其余情况，不该拒而拒或该拒而没拒记三分；把同意和解答弄混不扣分。
 
 # %%
 policies = data.load("passages", LANG, "all")
@@ -961,11 +970,12 @@ ruled_vectors = embedder.encode([ticket["ticket"] for ticket in ruled_tickets])
 
 # %%
 def route(ticket):
-    """Baseline: a person where no policy is near, else as the most similar ticket of the dev set was dealt with."""
+    """Baseline: a person where no policy is near, else as the most similar *other* ticket of the dev set was dealt with."""
     vector = embedder.encode([ticket])[0]
     if (titled @ vector).max() < limit:
         return "handover"
-    return ruled_tickets[int((ruled_vectors @ vector).argmax())]["outcome"]
+    same = np.array([ruled["ticket"] == ticket for ruled in ruled_tickets])  # no dev ticket may find itself
+    return ruled_tickets[int(np.where(same, -1, ruled_vectors @ vector).argmax())]["outcome"]
 
 
 def check_route(route, tickets):
@@ -1002,11 +1012,11 @@ claim("refusals-missed", refusals_found, at_most=0.4)
 #
 # ## Extension 2: recommendation
 #
-# "Places like these, but under 40 yuan": a profile in the customer's words, three places that she liked, and hard
+# "Places like these, but for at most 40 yuan": a profile in the customer's words, three places that she liked, and hard
 # conditions. Conditions are *filters on metadata*, never a matter of similarity. The metric: how many of the places that
 # a person judged fitting are among the first five.
 
-# %% [markdown] lang="zh" partner="862a18f6"
+# %% [markdown] lang="zh" partner="bb013406"
 # 把基线和最笨的规则“全部转人工”比一比。开发集只有寥寥几条工单，选不出可靠的阈值；而且距离只是很弱的信号：孩子走丢了，这种工单离规章
 # 并不*远*，只是十万火急。至于该拒绝的，基线几乎一条也认不出：有的转了人工，而规章不许的要求和规章准许的要求，读起来又差不多。
 # **你的任务**：重写 `route(ticket)`，让 `check_route` 判为通过：代价低于全部转人工，并且认出一半以上该拒绝的工单。哪些词、哪些例子说明需要真人？
@@ -1403,10 +1413,10 @@ def cited(answer, passages):
     return [passage["id"] for passage in passages if wanted and wanted in passage["text"].lower()]
 
 
-# %% [markdown] lang="en" partner="cb293572"
+# %% [markdown] lang="en" partner="c2a63ba9"
 # ## Recap
 #
-# - A fact in the weights goes stale, silently. A fact in the retrieved text is replaced by one write.
+# - A fact in the weights goes stale, silently. A fact in the retrieved text is replaced by writing the chunks that hold it.
 # - Retrieval helps only a model that reads. Reading is a skill, and skills are what fine-tuning is good at: both together.
 # - Evaluate retrieval and answer apart; then you know which part to repair. Where the reader fails, quote.
 # - A threshold is chosen on data. It stops questions about what we do not have, not those that a passage on the topic leaves open.
@@ -1414,10 +1424,10 @@ def cited(answer, passages):
 # - The log is the truth, the index is derived: write, force to disk, acknowledge; rebuild in staging, rename.
 # - Hard conditions are filters. Report what chance gets under the same filter.
 
-# %% [markdown] lang="zh" partner="ae225060"
+# %% [markdown] lang="zh" partner="2cff1623"
 # ## 小结
 #
-# - 权重里的事实会悄悄过时；供检索的文本里的事实，写一次就换掉了。
+# - 权重里的事实会悄悄过时；供检索的文本里的事实，重写含有它的块就换掉了。
 # - 检索只对会读的模型有用。阅读是一项本领，而微调最擅长的正是教本领：两者要结合。
 # - 检索和回答分开评测，才知道该修哪一环。模型读不懂的，就引用原文。
 # - 阈值要用数据来选。它拦得住“我们这里没有的事”，拦不住“谈到了却没有答案”的问题。
