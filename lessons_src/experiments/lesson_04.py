@@ -228,7 +228,7 @@ def run_dialogue(part: str, method: str, lang: str, seed: int, lr: float) -> dic
         result = {"loss": round(history.final, 4)}
     result["cpu_seconds"] = round(time.process_time() - started, 1)
     asked, wanted = zip(*turns(tokenizer, lang), strict=True)
-    said = chat.complete(model, tokenizer, list(asked), max_new_tokens=32)
+    said = chat.complete(model, tokenizer, list(asked), max_new_tokens=32, batch_size=32)
     right = [fact in reply for reply, fact in zip(said, wanted, strict=True)]
     return result | {"answer": round(metrics.mean(right), 4), "right": "".join("01"[value] for value in right)}
 

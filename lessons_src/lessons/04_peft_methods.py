@@ -1093,7 +1093,7 @@ exam = exam.select(range(0, len(exam), 6))  # each of the 128 hand-written wordi
 torch.manual_seed(course.seed)
 bert_lora = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
 bert = TopicModel(get_peft_model(copy.deepcopy(encoder), bert_lora)).to(encoder.device)
-head_alone = TopicModel(copy.deepcopy(encoder).requires_grad_(False)).to(encoder.device)
+head_alone = TopicModel(encoder.requires_grad_(False)).to(encoder.device)
 print(T("topic-loss").format(lora=learn_topics(bert, english), head=learn_topics(head_alone, english)))
 
 
@@ -1154,7 +1154,7 @@ for row in data.load("dialogues", LANG, "test"):
 
 def facts_stated(model):
     """Share of the desk's turns that state the fact asked for."""
-    said = chat.complete(model, tokenizer, asked, max_new_tokens=32)
+    said = chat.complete(model, tokenizer, asked, max_new_tokens=32, batch_size=32)
     return metrics.mean([fact in reply for reply, fact in zip(said, wanted, strict=True)])
 
 
