@@ -1,11 +1,12 @@
 """Lesson 02: the stored table belongs to the shipped base, and holds for every seed what the lesson says of it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from experiments import lesson_02
-from tunelab import metrics, models, paths, world
+from experiments import lesson_02, taught
+from tunelab import data, metrics, models, paths, world
 
 STORED = json.loads(paths.course_file("assets", "results", "lesson_02.json").read_text(encoding="utf-8"))
 LEAD = 0.05  # over the baseline; stated before the runs
@@ -63,3 +64,16 @@ def test_a_journal_keeps_runs_of_this_base_alone(tmp_path):
     rows += [{"part": "minilm", "seed": 1, "split": "test", **lesson_02.MINILM, "steps": 1}]
     journal.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert set(lesson_02.finished(journal, "test")) == {("en", 0), ("minilm", 0)}
+
+
+@pytest.mark.parametrize("lang", world.LANGUAGES)
+@pytest.mark.parametrize("task, inputs", [("entities", ["text"]), ("itineraries", ["request"])])
+def test_held_out_rows_share_no_input_with_the_training_rows(task, inputs, lang):
+    fresh = taught("02", ("input_of", "fresh"))["fresh"]
+    fresh.__globals__.update(LANG=lang, course=SimpleNamespace(seed=0))
+    trained_on = {tuple(row[name] for name in inputs) for row in data.load(task, lang, "train", seed=0)}
+    drawn = data.load(task, lang, "train", size=60, seed=1000)
+    held_out = fresh(task, 60)
+    assert any(tuple(row[name] for name in inputs) in trained_on for row in drawn)  # the generator repeats itself
+    assert 30 <= len(held_out) < 60
+    assert not any(tuple(row[name] for name in inputs) in trained_on for row in held_out)
