@@ -485,9 +485,9 @@ slower = metrics.mean([run["cpu_seconds"] for run in seeds("methods", "prompt")]
 slower /= metrics.mean([run["cpu_seconds"] for run in seeds("methods", "adapter")])
 claim("article-prompt-cheapest", slower, at_most=1.0, expected=False)
 
-# %% [markdown] lang="en" partner="ed53c857"
+# %% [markdown] lang="en" partner="2b75dd31"
 # In parameters and bytes, yes. In time, no: it takes longer than the adapter, and saves next to nothing against LoRA, which
-# trains over twenty times as many numbers. Each example is longer by the prompt, in training and at every later request.
+# trains thirty times as many numbers. Each example is longer by the prompt, in training and at every later request.
 # And however few numbers are trained, the backward pass has to run through all layers, as with the other two.
 #
 # ## Step 6 · The rest of the family
@@ -507,8 +507,8 @@ claim("article-prompt-cheapest", slower, at_most=1.0, expected=False)
 #
 # A configuration is a line each. We let the notebook find out the rest.
 
-# %% [markdown] lang="zh" partner="c2424f8c"
-# 论参数和字节，确实低。论时间则不然：它比 Adapter 慢，比起训练参数多二十几倍的 LoRA 也几乎没省。每个样例都被提示拉长，训练时如此，
+# %% [markdown] lang="zh" partner="7dca42d0"
+# 论参数和字节，确实低。论时间则不然：它比 Adapter 慢，比起训练参数是它三十倍的 LoRA 也几乎没省。每个样例都被提示拉长，训练时如此，
 # 以后每次请求也如此；而且无论训练的参数多少，反向传播都和另外两种一样，要穿过所有的层。
 #
 # ## 第 6 步 · 家族的其他成员
@@ -1398,8 +1398,9 @@ def prefix_parameters(tokens, layers, key_value_heads, head_dim):
 
 
 # %% exercise="better_place"
-# IA3 multiplies a layer's output (in a feed-forward module: its input) by trained factors. Train two for 40 steps at rate 1e-1: one on q_proj and v_proj alone
-# (feedforward_modules=[]), one on down_proj alone. Which has the lower loss, "attention" or "feedforward"?
+# IA3 multiplies a layer's output (in a feed-forward module: its input) by trained factors. Train two for 40 steps at
+# rate 1e-1: one on q_proj and v_proj alone (feedforward_modules=[]), one on down_proj alone. Which has the lower loss,
+# "attention" or "feedforward"?
 # solution
 places = {
     "attention": IA3Config(target_modules=["q_proj", "v_proj"], feedforward_modules=[], task_type="CAUSAL_LM"),
