@@ -541,7 +541,7 @@ claim("lora-of-half", left["qwen2.5-0.5b"], at_least=0.5)
 one_row = {name: bill_of(name, "lora", rows=1).peak / bill_of(name, "full", rows=1).peak for name in left}
 claim("small-batch", max(one_row[name] / left[name] for name in left), at_most=0.7)
 
-# %% [markdown] lang="en" partner="e50a8f6e"
+# %% [markdown] lang="en" partner="626cefe5"
 # In GB, for four rows of 512 tokens. Read it by rows: LoRA all but wipes out two items, gradients and optimizer state, and of the weights the fp32 copy. The activations
 # stay, and even grow a little, since in half precision each adapter keeps a cast copy of its input. So the 7B, where the parameters
 # outweigh the activations, gains most; the half-billion model, with its large vocabulary, gains least. **The more the parameters
@@ -552,7 +552,7 @@ claim("small-batch", max(one_row[name] / left[name] for name in left), at_most=0
 # matrices, so the prediction is made for `eager` attention.)
 
 # %% [markdown] lang="zh" partner="8420cb1c"
-# 单位是 GB，批次为 4 行、每行 512 个词元。逐行来读：梯度和优化器状态这两项，LoRA 几乎抹平了，权重一项也省掉了 fp32 副本。激活值却还在，甚至略有增加，
+# 单位是 GB，批次为 4 行、每行 512 个词元。逐行来读：梯度和优化器状态这两项，LoRA 几乎全省了，权重一项也省掉了 fp32 副本。激活值却还在，甚至略有增加，
 # 因为半精度下每个适配器都要为自己的输入留一份类型转换后的副本。所以参数压倒激活值的 7B 省得最多，词表很大的五亿模型省得最少。
 # **参数越是压倒激活值（模型大、批次小、句子短），PEFT 省得越多**。
 #

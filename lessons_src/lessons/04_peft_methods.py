@@ -485,7 +485,7 @@ slower = metrics.mean([run["cpu_seconds"] for run in seeds("methods", "prompt")]
 slower /= metrics.mean([run["cpu_seconds"] for run in seeds("methods", "adapter")])
 claim("article-prompt-cheapest", slower, at_most=1.0, expected=False)
 
-# %% [markdown] lang="en" partner="2b75dd31"
+# %% [markdown] lang="en" partner="1b129a80"
 # In parameters and bytes, yes. In time, no: it takes longer than the adapter, and saves next to nothing against LoRA, which
 # trains thirty times as many numbers. Each example is longer by the prompt, in training and at every later request.
 # And however few numbers are trained, the backward pass has to run through all layers, as with the other two.
@@ -508,7 +508,7 @@ claim("article-prompt-cheapest", slower, at_most=1.0, expected=False)
 # A configuration is a line each. We let the notebook find out the rest.
 
 # %% [markdown] lang="zh" partner="7dca42d0"
-# 论参数和字节，确实低。论时间则不然：它比 Adapter 慢，比起训练参数是它三十倍的 LoRA 也几乎没省。每个样例都被提示拉长，训练时如此，
+# 论参数和字节，确实低。论时间则不然：它比 Adapter 慢；LoRA 的训练参数是它的三十倍，时间却也差不多。每个样例都被提示拉长，训练时如此，
 # 以后每次请求也如此；而且无论训练的参数多少，反向传播都和另外两种一样，要穿过所有的层。
 #
 # ## 第 6 步 · 家族的其他成员
